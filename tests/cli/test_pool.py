@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import resource
 import shlex
 import signal
 import time
@@ -36,6 +37,13 @@ def is_running(pid):
     except (FileNotFoundError, ProcessLookupError):
         return False
     return state != "Z"
+
+
+def syncs(folder):
+    """What the record says of each sync, apart from its duration; and how far the workers had drifted."""
+    events = map(json.loads, (folder / "record.jsonl").read_text(encoding="utf-8").splitlines())
+    names = ("step", "round", "level", "kind", "bytes_by_level", "learning_rate", "finite_workers")
+    return [([event[name] for name in names], event["drift_norm"]) for event in events if event["event"] == "sync"]
 
 
 @pytest.fixture
@@ -83,6 +91,10 @@ def test_the_run_is_the_same_and_resumes_on_as_many_processes_to_the_same_bits(p
     same = "samples steps rounds bytes_sent_per_worker"
     assert [unbroken[name] for name in same.split()] == [alone[name] for name in same.split()]
     assert unbroken["train_loss"] == pytest.approx(alone["train_loss"], rel=1e-3)
+    ours, theirs = (syncs(tmp_path / name) for name in ("whole", "alone"))
+    assert [log for log, _ in ours] == [log for log, _ in theirs]
+    assert [drift for _, drift in ours] == pytest.approx([drift for _, drift in theirs], rel=1e-2)
+    assert syncs(folder) == ours
 
 
 @pytest.mark.slow
@@ -100,10 +112,10 @@ def test_a_process_that_is_killed_is_named_and_nothing_is_left(program, begun, w
     os.kill(started[rank], signal.SIGKILL)
     outcome = program.wait(process, timeout=30)
     assert (outcome.status, outcome.out) == (1, "")
-    *_, last = outcome.err.splitlines()
+    *lines, last = outcome.err.splitlines()
     assert re.fullmatch(rf"error: process {rank} of 2 was killed by SIGKILL; {rest}", last), outcome.err
     assert "Traceback" not in outcome.err
-    assert re.search(r"error: .* failed", outcome.err)
+    assert not [line for line in lines if "error" in line]
     assert not any(map(is_running, started))
 
 
@@ -132,6 +144,49 @@ def test_a_second_ctrl_c_stops_at_once_even_in_a_long_round(program, wait_until,
     assert outcome.status == 130
     assert "Traceback" not in outcome.err
     assert not any(map(is_running, started))
+
+
+@pytest.mark.slow
+def test_when_there_is_no_room_for_the_record_all_end_with_one_message(program, begun):
+    process, started, folder = begun()
+    for pid in started:
+        # The system refuses to let any file grow beyond this.
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (100_000, 100_000))
+    outcome = program.wait(process, timeout=40)
+    assert outcome.status == 1
+    errors = [line for line in outcome.err.splitlines() if "error" in line]
+    record = folder / "record.jsonl"
+    assert errors == [f"error: {record}: [Errno 27] File too large; check that there is room, then resume the run."]
+    assert "Traceback" not in outcome.err
+    assert not any(map(is_running, started))
+
+
+@pytest.mark.slow
+def test_without_memory_to_share_the_processes_exchange_through_sockets_and_say_so(program, tmp_path):
+    few_bytes = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))"
+    run = "import runpy; runpy.run_module('localsgd', run_name='__main__', alter_sys=True)"
+    outcome = program.run("-c", f"{few_bytes}; {run}", *RUN, *SMALL, *POOL, "--json", "--out", tmp_path / "run")
+    assert outcome.status == 0, outcome.err
+    warning = (
+        "warning: process 0 of 2 cannot share memory: [Errno 27] File too large. The processes exchange through sockets"
+    )
+    assert outcome.err.count(f"{warning}, which is slower.\n") == 1
+    assert json.loads(outcome.out)["wire_bytes"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_who_interrupts_the_start_is_answered_once_and_nothing_is_left(program, wait_until, tmp_path, number):
+    folder = tmp_path / "run"
+    process = program.start("-m", "localsgd", *RUN, *SMALL, *ENDLESS, *POOL, "--out", folder)
+    wait_until(lambda: len(children(process)) == 2)
+    started = children(process)
+    os.killpg(process.pid, number)  # as a terminal does: these have no session of their own yet
+    outcome = program.wait(process, timeout=40)
+    _, *rest = outcome.err.splitlines()
+    assert (outcome.status, rest) == (128 + number, ["interrupted"])
+    assert not any(map(is_running, started))
+    assert not folder.exists()
 
 
 def test_what_is_asked_for_wrongly_is_said_before_anything_starts(localsgd, tmp_path):

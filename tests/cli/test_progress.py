@@ -1,5 +1,6 @@
 """What is seen of a run while it goes on."""
 
+import dataclasses
 import re
 import time
 
@@ -49,6 +50,12 @@ def test_without_a_terminal_a_line_an_epoch_is_printed(plan, capsys):
         "local: epoch 3.0 of 4, loss 0.0333, test accuracy 30.00 %, 6 rounds, 6.00 MB sent",
         "local: finished, test accuracy 40.00 %, 1 min 05 s",
     ]
+
+
+def test_the_first_line_tells_of_an_arithmetic_that_is_not_the_plainest(plan, capsys):
+    config = plan.config.overridden(["precision=bfloat16", "channels_last=true"])
+    watch(dataclasses.replace(plan, config=config))
+    assert capsys.readouterr().err.startswith("local: 40 steps of 2 x 8 samples, 8 rounds, bfloat16, channels last\n")
 
 
 def test_a_long_run_prints_about_twenty_lines(localsgd, tmp_path):

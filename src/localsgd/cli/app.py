@@ -10,7 +10,7 @@ import typer
 from localsgd.cli import compare, convex, data, report, train, tune
 from localsgd.cli.ending import end_together
 from localsgd.cli.launch import read_launch
-from localsgd.errors import ArgumentError, LocalSGDError
+from localsgd.errors import ArgumentError, LocalSGDError, SyncError
 
 __all__ = ["run"]
 
@@ -67,7 +67,7 @@ def _fail(error: LocalSGDError | typer.TyperException) -> int:
         launch = read_launch()
     except ArgumentError:  # which is what the message says
         launch = None
-    end_together(message, launch)
+    end_together(message, launch, is_echo=isinstance(error, SyncError))
     return status
 
 

@@ -18,9 +18,10 @@ _PATIENCE = timedelta(seconds=5)
 """How long to wait for others who end with a message, too; those who fail alike do so within a moment."""
 
 _NOTHING_TO_SAY = "gone"
+_CAUSE, _ECHO = "cause: ", "echo: "
 
 
-def end_together(message: str, launch: Launch | None) -> None:
+def end_together(message: str, launch: Launch | None, *, is_echo: bool = False) -> None:
     """Print a last message on stderr once, and let all processes that have one end together.
 
     Torchrun kills the other processes as soon as the first one has ended. So rank 0 speaks at once, and then nobody goes on
@@ -29,37 +30,46 @@ def end_together(message: str, launch: Launch | None) -> None:
     Args:
         message: What this process has to say.
         launch: Place of this process, if a launcher started it.
+        is_echo: Whether this process ends because it has lost another one. Then it speaks only if nobody can say why.
     """
     if launch is None or launch.world_size == 1:
         _say(message)
         return
-    if launch.rank == 0:
+    speaks_at_once = launch.rank == 0 and not is_echo
+    if speaks_at_once:
         _say(message)
     # The kill must not replace the status with which this process is about to end by itself.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     store = _find_store(os.environ)
     names = [_name(rank) for rank in range(launch.world_size)]
-    was_said = False
+    was_said = is_explained = False
     # Whatever fails here, the store is gone or somebody did not come: then everybody speaks for himself.
     with contextlib.suppress(RuntimeError):
         if store is not None:
-            store.set(names[launch.rank], message)
+            store.set(names[launch.rank], (_ECHO if is_echo else _CAUSE) + message)
             with contextlib.suppress(RuntimeError):
                 store.wait(names, _PATIENCE)
-            was_said = store.check(names[:1]) and store.get(names[0]) == message.encode()
-    if launch.rank != 0 and not was_said:
+            others = [name for name in names if name != names[launch.rank] and store.check([name])]
+            is_explained = is_echo and any(store.get(name).startswith(_CAUSE.encode()) for name in others)
+            words = [(kind + message).encode() for kind in (_CAUSE, _ECHO)]
+            was_said = names[0] in others and store.get(names[0]) in words
+    if launch.rank == 0 and not speaks_at_once and not is_explained:
+        _say(message)
+    elif launch.rank != 0 and not was_said and not is_explained:
         _say(f"process {launch.rank} of {launch.world_size}: {message}")
 
 
-def excuse(store: Any, rank: int) -> None:
+def excuse(store: Any, rank: int, *, is_explained: bool = False) -> None:
     """Tell those who wait in `end_together` that a process is gone, and will not come.
 
     Args:
         store: The one that the launcher keeps.
         rank: Number of the process. If it has come, nothing changes.
+        is_explained: Whether the launcher says why, so that those who have only lost this process need not speak.
     """
     with contextlib.suppress(RuntimeError):
-        _shared_part(store, os.environ).compare_set(_name(rank), "", _NOTHING_TO_SAY)
+        word = _CAUSE if is_explained else _NOTHING_TO_SAY
+        _shared_part(store, os.environ).compare_set(_name(rank), "", word)
 
 
 def _name(rank: int) -> str:

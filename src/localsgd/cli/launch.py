@@ -119,11 +119,16 @@ def joined(launch: Launch | None, device: torch.device) -> Iterator[Communicator
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     except ValueError as error:
         raise ArgumentError(f"the processes cannot find each other ({error}); start them with torchrun.") from error
+    communicator = _share_memory(Processes()) if launch.is_pool and device.type == "cpu" else Processes()
     # Not in a finally: after a failure others may be waiting in a collective, and leaving could wait for them.
     try:
-        yield _share_memory(Processes()) if launch.is_pool and device.type == "cpu" else Processes()
+        yield communicator
     except typer.Exit:
         dist.destroy_process_group()
+        raise
+    except BaseException:
+        if isinstance(communicator, SharedMemory):
+            communicator.close()  # which others notice, and waits for nobody
         raise
     dist.destroy_process_group()
 
@@ -133,7 +138,8 @@ def _share_memory(processes: Processes) -> Communicator:
         return SharedMemory(processes)
     except ArgumentError as error:  # raised on every process alike
         if processes.rank == 0:
-            print(f"warning: {error} The processes exchange through sockets, which is slower.", file=sys.stderr)
+            reason = str(error).removesuffix(".")
+            print(f"warning: {reason}. The processes exchange through sockets, which is slower.", file=sys.stderr)
         return processes
 
 

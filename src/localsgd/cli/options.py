@@ -67,6 +67,18 @@ _Compression = Annotated[
         help="In what workers tell each other how far they have moved; sign and top-k remember what gets lost.",
     ),
 ]
+_OverlapSteps = Annotated[
+    int | None,
+    typer.Option(
+        "--overlap-steps",
+        metavar="N",
+        help="Steps that go on while a sync of everyone's parameters is under way; fewer than a round has.",
+    ),
+]
+_Fragments = Annotated[
+    int | None,
+    typer.Option("--fragments", metavar="F", help="Parts of the model that sync in turn, each once a round."),
+]
 _Epochs = Annotated[
     float | None, typer.Option("--epochs", metavar="E", help="Passes over the training data, all workers together.")
 ]
@@ -170,6 +182,12 @@ class RunOptions:
     compression: _Compression = None
     """Name of the compressor."""
 
+    overlap_steps: _OverlapSteps = None
+    """Steps that go on while a sync is under way."""
+
+    fragments: _Fragments = None
+    """Parts of the model that sync in turn."""
+
     epochs: _Epochs = None
     """Passes over the training data."""
 
@@ -229,6 +247,8 @@ class RunOptions:
             "switch_at": self.switch_at,
             "outer.name": self.outer,
             "compression.name": self.compression,
+            "overlap_steps": self.overlap_steps,
+            "fragments": self.fragments,
             "epochs": self.epochs,
             "data.train_limit": self.train_limit,
             "seed": self.seed,

@@ -12,6 +12,7 @@ import time
 import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from types import FrameType, TracebackType
 from typing import Any, Self, final
 
@@ -100,15 +101,19 @@ class Pool:
             )
             for rank in [rank for rank, process in running.items() if process.exitcode is not None]:
                 code = running.pop(rank).exitcode
-                excuse(store, rank)
-                if code == 0:
-                    continue
-                if code < 0 and deadline == float("inf") and heard.count < 2:
+                is_first = code < 0 and deadline == float("inf") and heard.count < 2
+                if is_first:
                     self.killed = rank, signal.Signals(-code).name
-                deadline = min(deadline, time.monotonic() + _PATIENCE_SECONDS)
-            for number in heard.numbers[num_passed:]:
-                for process in running.values():
-                    os.kill(process.pid, number)
+                excuse(store, rank, is_explained=is_first)
+                if code != 0:
+                    deadline = min(deadline, time.monotonic() + _PATIENCE_SECONDS)
+            if heard.count > num_passed == 0 and any(_is_starting(process.pid) for process in running.values()):
+                print("interrupted", file=sys.stderr, flush=True)  # nothing was begun, so there is nothing to wait for
+                deadline = 0.0
+            else:
+                for number in heard.numbers[num_passed:]:
+                    for process in running.values():
+                        os.kill(process.pid, number)
             num_passed = len(heard.numbers)
             if heard.count >= 2:
                 deadline = min(deadline, time.monotonic() + _PATIENCE_SECONDS_WHEN_ASKED_TWICE)
@@ -172,6 +177,7 @@ def _started(orders: _Orders, num_processes: int) -> Iterator[Sequence[Any]]:
     # Until a process is ready to answer signals, they wait. It inherits that, as it does the number of threads, which has
     # to be known before torch is imported.
     threads = os.environ.get("OMP_NUM_THREADS")
+    resource_tracker.ensure_running()  # when it starts on demand, it lets signals through again behind our back
     before = signal.pthread_sigmask(signal.SIG_BLOCK, WATCHED)
     os.environ["OMP_NUM_THREADS"] = str(orders.num_threads)
     try:
@@ -215,22 +221,38 @@ def _environment(port: int, num_processes: int) -> dict[str, str]:
 
 def _serve(rank: int, orders: _Orders) -> None:
     """Be one of the processes."""
-    os.setsid()
+    # A signal that comes once more, when this process is already ending, changes nothing. (To ignore signals by the system's
+    # means would throw away those that wait.)
+    for number in WATCHED:
+        signal.signal(number, _let_pass)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     os.environ.update(orders.environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
     torch.set_num_threads(orders.num_threads)
     from localsgd.cli.app import run  # noqa: PLC0415 -- it imports the commands, and they this module
 
     status = 1
+    os.setsid()  # which tells that this process is ready
     try:
         with Interruption(is_heard=rank == 0):
             signal.pthread_sigmask(signal.SIG_UNBLOCK, WATCHED)
             status = run(orders.arguments)
     except typer.Exit as stopped:
         status = stopped.exit_code
+    except KeyboardInterrupt:  # asked to end while it was leaving the command
+        status = 128 + signal.SIGINT
     except Exception:  # noqa: BLE001 -- a bug: what torch would keep in a file is for everybody to see
         traceback.print_exc()
     sys.exit(status)
+
+
+def _is_starting(pid: int) -> bool:
+    with contextlib.suppress(ProcessLookupError):
+        return os.getsid(pid) != pid
+    return False
+
+
+def _let_pass(number: int, frame: FrameType | None) -> None:
+    """Do nothing about a signal."""
 
 
 def _end_with_parent() -> None:

@@ -14,6 +14,7 @@ from rich.text import Text
 from localsgd.cli.formats import format_bytes, format_count, format_loss, format_score, format_seconds
 from localsgd.cli.interruption import Interruption
 from localsgd.lab.plan import RunPlan
+from localsgd.lab.precision import describe_arithmetic
 from localsgd.lab.tasks import find_score
 
 __all__ = ["ProgressView"]
@@ -89,7 +90,8 @@ class ProgressView:
         steps = f"{format_count(plan.num_steps, 'step')} of {config.workers} x {config.batch_size} samples"
         start = f", resumed after step {format_count(plan.first_step)}" if plan.first_step else ""
         rounds = "rounds as they come" if plan.num_syncs is None else format_count(plan.num_syncs, "round")
-        self._say(f"{self._title}: {steps}, {rounds}{start}")
+        arithmetic = f", {words}" if (words := describe_arithmetic(config)) else ""
+        self._say(f"{self._title}: {steps}, {rounds}{arithmetic}{start}")
         self._bar.update(self._task, total=plan.num_steps, completed=plan.first_step)
         if self._has_terminal and not self._console.quiet:
             self._live.start(refresh=True)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor, nn
 
 from localsgd._checks import require
 from localsgd.cli.formats import format_count, format_seconds
@@ -18,7 +19,16 @@ from localsgd.lab.models import FeatureInputs, ImageInputs, TextInputs, build, c
 from localsgd.lab.plan import make_plan
 from localsgd.lab.tasks import count_samples
 
-__all__ = ["Choice", "choose_processes", "latest_checkpoint", "parse_processes", "predict_seconds", "processes_before"]
+__all__ = [
+    "WORTH_SECONDS",
+    "Choice",
+    "choose_processes",
+    "latest_checkpoint",
+    "parse_processes",
+    "predict_batch_seconds",
+    "predict_seconds",
+    "processes_before",
+]
 
 _FLOPS_PER_SECOND = 60e9
 """What one core does of a forward and backward pass; within a factor of two on every recipe and machine tried."""
@@ -26,7 +36,7 @@ _FLOPS_PER_SECOND = 60e9
 _SECONDS_PER_BATCH = 1e-3
 """What a batch takes besides: Python, the optimizer."""
 
-_WORTH_SECONDS = 30.0
+WORTH_SECONDS = 30.0
 """Work for one core below which starting processes, some seconds, does not pay."""
 
 
@@ -107,7 +117,7 @@ def choose_processes(
     except LocalSGDError:  # which is raised again, and told, where it matters
         return Choice(num_processes=1, reason="nothing can be trained")
     work = f"about {format_seconds(seconds)} of work for one core"
-    return Choice(num_processes=number if seconds >= _WORTH_SECONDS else 1, reason=work)
+    return Choice(num_processes=number if seconds >= WORTH_SECONDS else 1, reason=work)
 
 
 def predict_seconds(configs: Sequence[RunConfig], data_root: Path) -> float:
@@ -118,7 +128,7 @@ def predict_seconds(configs: Sequence[RunConfig], data_root: Path) -> float:
         data_root: Where data sets lie.
 
     Returns:
-        Seconds of training; the arithmetic of a batch at a usual speed, and a millisecond of overhead.
+        Seconds of training.
 
     Raises:
         LocalSGDError: If the data are missing, or nothing can be trained so.
@@ -140,8 +150,22 @@ def predict_seconds(configs: Sequence[RunConfig], data_root: Path) -> float:
     else:
         inputs = ImageInputs(num_classes=data.num_classes, image_shape=data.image_shape)
         example = torch.empty(1, *data.image_shape, device="meta")
-    forward = count_flops(build(first.model.name, seed=0, inputs=inputs), example) * first.batch_size
-    return num_batches * (3 * forward / _FLOPS_PER_SECOND + _SECONDS_PER_BATCH)
+    model = build(first.model.name, seed=0, inputs=inputs)
+    return num_batches * predict_batch_seconds(model, example, batch_size=first.batch_size)
+
+
+def predict_batch_seconds(model: nn.Module, example: Tensor, *, batch_size: int) -> float:
+    """Foretell how long one core trains on a batch: its arithmetic at a usual speed, and a millisecond of overhead.
+
+    Args:
+        model: What is trained.
+        example: A batch of one sample, of any device.
+        batch_size: Samples in the batch.
+
+    Returns:
+        Seconds.
+    """
+    return 3 * count_flops(model, example) * batch_size / _FLOPS_PER_SECOND + _SECONDS_PER_BATCH
 
 
 def processes_before(folder: Path) -> int | None:

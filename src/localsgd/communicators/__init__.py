@@ -3,6 +3,7 @@
 from localsgd.communicators.agreement import require_agreement
 from localsgd.communicators.levels import communicators_by_level
 from localsgd.communicators.nested import Nested
+from localsgd.communicators.nested_twin import NestedTwin
 from localsgd.communicators.one_process import OneProcess
 from localsgd.communicators.processes import Processes, ring_bytes
 from localsgd.communicators.protocol import (
@@ -16,6 +17,7 @@ from localsgd.communicators.shared_memory import SharedMemory
 __all__ = [
     "Communicator",
     "Nested",
+    "NestedTwin",
     "OneProcess",
     "OverlappingCommunicator",
     "PayloadCommunicator",

@@ -7,6 +7,7 @@ from localsgd.communicators.nested import Nested
 from localsgd.communicators.one_process import OneProcess
 from localsgd.communicators.processes import Processes
 from localsgd.communicators.protocol import Communicator, SplittableCommunicator
+from localsgd.communicators.shared_memory import SharedMemory
 from localsgd.errors import ArgumentError
 
 __all__ = ["communicators_by_level"]
@@ -50,6 +51,8 @@ def communicators_by_level(communicator: Communicator, block_sizes: Sequence[int
             groups.append(group)
         below *= size
         found.append(OneProcess() if not groups else groups[0] if len(groups) == 1 else Nested(tuple(groups)))
+    if isinstance(communicator, SharedMemory):  # so do the innermost blocks; larger ones need what groups can do
+        return [communicator.share_within(one) if isinstance(one, Processes) else one for one in found]
     return found
 
 

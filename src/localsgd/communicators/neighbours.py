@@ -1,25 +1,43 @@
 """Connections between processes of one host: they meet without spinning, and notice at once when one of them is gone."""
 
+import contextlib
 import os
 import secrets
 import select
 import socket
+import struct
 import sys
 import time
 import weakref
+from collections import deque
 from collections.abc import Callable
+from enum import IntEnum
 from pathlib import Path
 from typing import TypeVar, final
 
 from localsgd.communicators.processes import Processes
 from localsgd.errors import ArgumentError, SyncError
 
-__all__ = ["Neighbours"]
+__all__ = ["Neighbours", "Note"]
 
 _T = TypeVar("_T")
 
+_FORM = struct.Struct("<BQ")
+"""A note on its way: its kind, and a number."""
+
 _PATIENCE_SECONDS = 60.0
 """How long to wait for connections; all processes are there already when they are made."""
+
+
+class Note(IntEnum):
+    """Kinds of notes; those of one kind keep their order, whatever comes in between."""
+
+    MEETING = 0
+    """The sender has come to a meeting."""
+    POSTED = 1
+    """The sender has laid something out; the number says where."""
+    DONE = 2
+    """The sender has read what everybody had laid out."""
 
 
 @final
@@ -29,7 +47,7 @@ class Neighbours:
     Attributes:
         rank: Number of this process in the group.
         world_size: Number of processes in the group.
-        descriptors: What each process shares, by rank; open in this process, whose own is among them.
+        descriptors: What each process shares, by rank; open in this process, whose own is among them; empty once closed.
     """
 
     def __init__(self, processes: Processes, share: Callable[[], int], *, timeout_seconds: float) -> None:
@@ -50,7 +68,7 @@ class Neighbours:
         self.rank, self.world_size = processes.rank, processes.world_size
         self.descriptors: list[int] = [-1] * self.world_size
         self._peers: dict[int, socket.socket] = {}
-        self._hang_up = weakref.finalize(self, _hang_up, self._peers)
+        self._hang_up = weakref.finalize(self, _hang_up, self._peers, self.descriptors)
         try:
             listener, address = _everywhere(processes, lambda: self._prepare(share))
             with listener:
@@ -63,7 +81,11 @@ class Neighbours:
             self.close()
             raise
         self._timeout_seconds = timeout_seconds
-        self._num_calls = dict.fromkeys(self._peers, 0)
+        self._notes: dict[Note, dict[int, deque[int]]] = {
+            kind: {rank: deque() for rank in self._peers} for kind in Note
+        }
+        self._torn = dict.fromkeys(self._peers, b"")
+        self._gone: set[int] = set()
         self._ranks = {peer.fileno(): rank for rank, peer in self._peers.items()}
         self._poller = select.poll()
         for descriptor in self._ranks:
@@ -76,46 +98,89 @@ class Neighbours:
             SyncError: If one has ended, or does not come in time; the message names it.
 
         Cost:
-            One byte to and from every other process; nobody spins. Every process must call this.
+            One note to and from every other process; nobody spins. Every process must call this.
         """
+        self.tell(Note.MEETING)
+        self.hear(Note.MEETING)
+
+    def tell(self, kind: Note, number: int = 0) -> None:
+        """Send a note to every other process, without waiting.
+
+        Args:
+            kind: What it is about.
+            number: What it says, in [0, 2^64).
+
+        Raises:
+            SyncError: If one has ended, who would have had to hear it; that nobody is left to hear `Note.DONE` is no loss.
+        """
+        note = _FORM.pack(kind, number)
         for rank, peer in self._peers.items():
             try:
-                peer.send(b"\0")
+                peer.sendall(note)
             except OSError as error:
-                raise self._lost(rank, "has ended") from error
+                if kind is not Note.DONE:
+                    raise self._lost(rank, "has ended") from error
+
+    def hear(self, kind: Note) -> dict[int, int]:
+        """Wait until every other process has sent one more note of a kind.
+
+        Args:
+            kind: What it is about.
+
+        Returns:
+            What the notes say, by rank.
+
+        Raises:
+            SyncError: If one has ended, or sends none in time; the message names it.
+        """
+        notes = self._notes[kind]
         deadline = time.monotonic() + self._timeout_seconds
-        while late := [rank for rank, number in self._num_calls.items() if number == 0]:
-            ready = self._poller.poll(1000 * max(0.0, deadline - time.monotonic()))
-            if not ready:
+        while late := [rank for rank, own in notes.items() if not own]:
+            for rank in late:
+                if rank in self._gone:
+                    raise self._lost(rank, "has ended")
+            if not self._listen(max(0.0, deadline - time.monotonic())):
                 raise self._lost(late[0], f"did not come within {self._timeout_seconds:g} s")
-            for descriptor, _ in ready:
-                self._hear(self._ranks[descriptor])
-        for rank in self._num_calls:
-            self._num_calls[rank] -= 1
+        return {rank: own.popleft() for rank, own in notes.items()}
+
+    def take(self, kind: Note) -> int:
+        """Look, without waiting, how many notes of a kind have come from every other process, and put these away.
+
+        Args:
+            kind: What they are about.
+
+        Returns:
+            The number; at least that many have come from each.
+        """
+        self._listen(0)
+        notes = self._notes[kind].values()
+        number = min(map(len, notes), default=0)
+        for own in notes:
+            for _ in range(number):
+                own.popleft()
+        return number
 
     def close(self) -> None:
         """Close the connections and descriptors; others that wait for this process fail."""
         self._hang_up()
-        self.close_descriptors()
 
-    def close_descriptors(self) -> None:
-        """Close the descriptors alone, when they have served."""
-        for descriptor in self.descriptors:
-            if descriptor >= 0:
-                os.close(descriptor)
-        self.descriptors = [-1] * self.world_size
-
-    def _hear(self, rank: int) -> None:
-        """Take note of who has come; somebody may be one meeting ahead, or have ended after the last one."""
-        try:
-            calls = self._peers[rank].recv(16)
-        except OSError as error:
-            raise self._lost(rank, "has ended") from error
-        if not calls and self._num_calls[rank] == 0:
-            raise self._lost(rank, "has ended")
-        if not calls:
-            self._poller.unregister(self._peers[rank])
-        self._num_calls[rank] += len(calls)
+    def _listen(self, seconds: float) -> bool:
+        """Take in what has come; wait for something if there is nothing. Tell whether there was something."""
+        ready = self._poller.poll(1000 * seconds)
+        for descriptor, _ in ready:
+            rank = self._ranks[descriptor]
+            came = b""
+            with contextlib.suppress(OSError):  # reset: it has ended, too
+                came = self._peers[rank].recv(4096)
+            if not came:  # perhaps in good order, when it was done: what it has said counts
+                self._gone.add(rank)
+                self._poller.unregister(descriptor)
+            came = self._torn[rank] + came
+            end = len(came) // _FORM.size * _FORM.size
+            for kind, number in _FORM.iter_unpack(came[:end]):
+                self._notes[Note(kind)][rank].append(number)
+            self._torn[rank] = came[end:]
+        return bool(ready)
 
     def _lost(self, rank: int, what: str) -> SyncError:
         return SyncError(
@@ -153,10 +218,14 @@ class Neighbours:
             socket.send_fds(peer, [self.rank.to_bytes(4, "little")], [own])
 
 
-def _hang_up(peers: dict[int, socket.socket]) -> None:
+def _hang_up(peers: dict[int, socket.socket], descriptors: list[int]) -> None:
     for peer in peers.values():
         peer.close()
     peers.clear()
+    for descriptor in descriptors:
+        if descriptor >= 0:
+            os.close(descriptor)
+    descriptors.clear()
 
 
 def _receive(peer: socket.socket) -> tuple[int, int]:

@@ -54,6 +54,11 @@ class Nested:
         return tuple(level.wire_bytes for level in self._levels)
 
     @property
+    def levels(self) -> tuple[Processes, ...]:
+        """This process's group at each level, innermost first."""
+        return self._levels
+
+    @property
     def outermost(self) -> Processes:
         """The processes that hold the same share of a vector as this one, one in each outermost block."""
         return self._levels[-1]

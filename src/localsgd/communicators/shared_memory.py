@@ -3,7 +3,7 @@
 import itertools
 import mmap
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, final
 
 import torch
@@ -12,7 +12,8 @@ from torch import Tensor
 from localsgd._checks import require_at_least, require_positive
 from localsgd.communicators.neighbours import Neighbours
 from localsgd.communicators.processes import Processes
-from localsgd.errors import StateError
+from localsgd.communicators.started_sums import StartedSums
+from localsgd.errors import ArgumentError, StateError
 
 __all__ = ["SharedMemory"]
 
@@ -61,13 +62,15 @@ class SharedMemory:
         require_positive("timeout_seconds", timeout_seconds)
         self._processes = processes
         self.rank, self.world_size = processes.rank, processes.world_size
-        self._bucket_bytes = bucket_bytes // 16 * 16
+        self._bucket_bytes, self._timeout_seconds = bucket_bytes // 16 * 16, timeout_seconds
         self._neighbours = Neighbours(
             processes, lambda: _new_memory(2 * self._bucket_bytes), timeout_seconds=timeout_seconds
         )
         # Two buckets a process: while some still read the last one, others write the next.
         self._halves: tuple[list[Tensor], ...] = self._map()
         self._turn = 0
+        self._started = StartedSums(self._neighbours, reserved_bytes=2 * self._bucket_bytes)
+        self._twins: list[SharedMemory] = []
 
     @property
     def wire_bytes(self) -> int:
@@ -93,6 +96,31 @@ class SharedMemory:
         elif self.world_size > 1 and vector.numel():
             for bucket in torch.split(vector, self._bucket_bytes // vector.element_size()):
                 self._sum_(bucket)
+
+    def start_all_reduce_(self, vector: Tensor) -> Callable[[], None]:
+        """Begin to replace a vector by its sum over the processes.
+
+        Args:
+            vector: As for `all_reduce_`; not to be touched before the result is usable.
+
+        Returns:
+            A function that returns when the result is usable, and raises SyncError if a process has ended or does not come
+            in time. The bits are those of `all_reduce_`.
+
+        Raises:
+            StateError: If this communicator was closed.
+            SyncError: If a process has ended, or there is no memory to share.
+
+        Cost:
+            A vector on the CPU is copied here, and added up by whoever waits for it: with many processes more work than
+            `all_reduce_`, where each adds up a share. Memory of one vector for each that is under way, and of one more.
+            Others cost what they cost in the group. Every process must call this.
+        """
+        if vector.device.type != "cpu":
+            return self._processes.start_all_reduce_(vector)
+        if self.world_size == 1 or not vector.numel():
+            return _nothing_to_wait_for
+        return self._started.start(vector)
 
     def broadcast_(self, tensor: Tensor, *, source: int = 0) -> None:
         """Replace a tensor by that of one process.
@@ -172,10 +200,48 @@ class SharedMemory:
         """
         return self._processes.split(blocks)
 
+    def twin(self) -> "SharedMemory":
+        """Form a second group of the same processes, whose exchanges keep an order of their own.
+
+        Returns:
+            The group, with memory of its own. What it sends counts among the ``wire_bytes`` of this one.
+
+        Raises:
+            ArgumentError: If there is too little memory; on every process.
+
+        Cost:
+            One new group of torch.distributed, and two buckets of memory for each process. Every process must call this.
+        """
+        twin = SharedMemory(
+            self._processes.twin(), bucket_bytes=self._bucket_bytes, timeout_seconds=self._timeout_seconds
+        )
+        self._twins.append(twin)
+        return twin
+
+    def share_within(self, group: Processes) -> "SharedMemory | Processes":
+        """Share memory within a group of these processes.
+
+        Args:
+            group: The group.
+
+        Returns:
+            The processes of the group, with memory of their own; the group as it is where there is too little memory.
+
+        Cost:
+            Two buckets of memory for each process. Every process of the group must call this.
+        """
+        try:
+            return SharedMemory(group, bucket_bytes=self._bucket_bytes, timeout_seconds=self._timeout_seconds)
+        except ArgumentError:  # on every process of the group alike
+            return group
+
     def close(self) -> None:
-        """Leave: an all-reduce that others are in, or enter, fails. The group stays."""
+        """Leave: an all-reduce that others are in, or enter, fails; so it does in twins. The group stays."""
         self._neighbours.close()
         self._halves = ([], [])
+        self._started.close()
+        for twin in self._twins:
+            twin.close()
 
     def _sum_(self, bucket: Tensor) -> None:
         halves, size = self._halves[self._turn], bucket.numel()
@@ -208,8 +274,11 @@ class SharedMemory:
             torch.frombuffer(mmap.mmap(descriptor, 2 * size), dtype=torch.uint8)
             for descriptor in self._neighbours.descriptors
         ]
-        self._neighbours.close_descriptors()
         return [memory[:size] for memory in memories], [memory[size:] for memory in memories]
+
+
+def _nothing_to_wait_for() -> None:
+    """The sum is there."""
 
 
 def _new_memory(num_bytes: int) -> int:

@@ -3,7 +3,6 @@
 from localsgd.lab.convex.config import StudyConfig
 from localsgd.lab.convex.objective import LogisticObjective
 from localsgd.lab.convex.optimum import Optimum, minimise
-from localsgd.lab.convex.pool import usable_cores
 from localsgd.lab.convex.race import Cell
 from localsgd.lab.convex.search import Arrival, CellResult
 from localsgd.lab.convex.simulate import Simulation
@@ -28,5 +27,4 @@ __all__ = [
     "minimise",
     "report",
     "run_study",
-    "usable_cores",
 ]

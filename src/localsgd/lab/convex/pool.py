@@ -22,7 +22,7 @@ from localsgd.lab.convex.screen import Screen
 from localsgd.lab.convex.search import CellResult, search
 from localsgd.lab.data.features import FeatureSet
 
-__all__ = ["Task", "search_cells", "usable_cores"]
+__all__ = ["Task", "search_cells"]
 
 _SECONDS_BETWEEN_QUESTIONS = 0.2
 
@@ -39,15 +39,6 @@ class Task:
 
     max_gradients: int
     """Gradients of one worker after which it is given up."""
-
-
-def usable_cores() -> int:
-    """Count the cores that this process may use.
-
-    Returns:
-        At least 1.
-    """
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def search_cells(
