@@ -2,66 +2,39 @@
 
 import math
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Literal, final
+from collections.abc import Sequence
+from typing import final
 
 import torch
 from torch import Tensor
 
-from localsgd.buffers.arithmetic import add_scaled_, is_finite, scale_and_check_, squared_distance
+from localsgd.buffers.arithmetic import add_scaled_, are_finite, is_finite, scale_and_check_, squared_distance
+from localsgd.buffers.buckets import BUCKET_BYTES, HOST_BUCKET_BYTES, exchange_in_buckets_
 from localsgd.buffers.flat import FlatRows, RowGroup
-from localsgd.buffers.layout import Entry
 from localsgd.communicators.protocol import Communicator
 from localsgd.facts import Facts, from_slots, to_slots
+from localsgd.offender import Offender
+from localsgd.pieces import BufferPolicy, bad_entries, cut_row, weigh_regions
+from localsgd.worker_processes import WorkerProcesses
 
 __all__ = ["Averager", "BufferPolicy", "Offender"]
-
-BufferPolicy = Literal["average", "local", "broadcast"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Offender:
-    """A worker whose values cannot enter the mean."""
-
-    worker: int
-    """Number of the worker."""
-    name: str
-    """Its first tensor that has an infinity or a NaN, or that no longer looks into its row."""
-    is_broken: bool = False
-    """Whether it is the latter."""
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Piece:
-    """A region of a row with one weight in the mean; sliced once, since slicing costs as much as scaling a small model."""
-
-    source: Tensor
-    """The region in its row."""
-    group: int
-    """Number of the row's group."""
-    region: slice
-    """Where the region lies in a vector."""
-    weight: float
-    """Its weight in the mean."""
-    is_in_place: bool
-    """Whether the row is the vector in which the mean is formed."""
-    is_shared: bool
-    """Whether every worker has its part in it, as much as it counts; otherwise one worker decides alone."""
 
 
 @final
 class Averager:
     """Forms means over the workers of one block: some rows of this process, and as many of each other process in it.
 
-    Vectors are laid out like rows (parameters, slots, buffers), one for each group of `FlatRows`. Every method that
-    exchanges something must be called by every process.
+    Vectors are laid out like rows (parameters, slots, buffers), one for each group of `FlatRows`. Vectors of flat groups are
+    exchanged as they are; where parameters stay where they are (shards), everything travels through buckets of bounded size.
+    Every method that exchanges something must be called by every process.
 
     Attributes:
         rows: All workers of this process.
         members: Numbers of the rows that belong to the block.
         communicator: The processes of the block.
         num_workers: Workers in the block.
+        num_processes: Processes that hold them; more than the communicator has where several hold one worker together.
+        worker: The processes that hold the worker of this process together.
         buffers: What happens to floating module buffers.
         seconds_waited: Time spent inside all-reduces so far.
     """
@@ -88,30 +61,29 @@ class Averager:
         self.members = members
         self.communicator = communicator
         self.num_workers = len(members) * communicator.world_size
+        self.worker = WorkerProcesses(rows)
+        self.num_processes = communicator.world_size * self.worker.size
         self._first_worker = first_worker
         self._last_facts: tuple[Facts, Tensor] | None = None
         self.seconds_waited = 0.0
         self.buffers = buffers
-        groups = rows.groups
+        groups = rows.flat_groups
         self._lengths = [g.layout.slots.stop if buffers == "local" else g.layout.row_length for g in groups]
         # Where rows are wide enough, the mean is formed in the first row itself.
         is_wide = [group.layout.accumulation_dtype == group.layout.dtype for group in groups]
         first = [group.storage[members[0]] for group in groups]
         self._own = [row[:n] if wide else None for row, n, wide in zip(first, self._lengths, is_wide, strict=True)]
         self._own_slots = first[0][groups[0].layout.slots]
+        self._share = 1 / self.num_workers
         self._pieces = [
-            [
-                _Piece(
-                    source=group.storage[row][region],
-                    group=index,
-                    region=region,
-                    weight=weight,
-                    is_in_place=is_wide[index] and row == members[0],
-                    is_shared=region.start == 0 or buffers == "average",
-                )
-                for index, group in enumerate(groups)
-                for region, weight in self._regions(group, row)
-            ]
+            cut_row(
+                groups,
+                row,
+                policy=buffers,
+                share=self._share,
+                is_first=self._is_first(row),
+                is_in_place=row == members[0],
+            )
             for row in members
         ]
 
@@ -124,12 +96,13 @@ class Averager:
         Returns:
             One vector a group (parameters, slots, and the buffers unless they stay local), and the rows that were left
             out. Where the dtype is wide enough the vector is the beginning of row 0 itself, overwritten; half-precision
-            rows are summed in a float32 vector of their own.
+            rows are summed in a float32 vector of their own. Shards are given as they are, zeros if they are left out:
+            they are divided when they leave their bucket.
 
         Cost:
             One pass over the rows; with several rows a second one over all but the first.
         """
-        groups = self.rows.groups
+        groups, shards = self.rows.flat_groups, [shard.storage[0] for shard in self.rows.shards]
         vectors = [
             _zeros(g, n) if own is None else own for own, g, n in zip(self._own, groups, self._lengths, strict=True)
         ]
@@ -138,19 +111,19 @@ class Averager:
             broken = self.find_broken(row)
             factor = 1.0 if weights is None else weights[row]
             scales = [piece.weight * factor if piece.is_shared else piece.weight for piece in pieces]
-            is_finite = True
+            is_whole = are_finite(shards)
             for piece, scale in zip(pieces, scales, strict=True):
-                is_finite &= scale_and_check_(piece.source, scale if piece.is_in_place else 1)
-            if broken or not is_finite:
-                offenders.append(broken or self.offender(row, self._first_bad(row)))
-                for piece in pieces:
-                    if piece.is_in_place:
-                        piece.source.zero_()
+                is_whole &= scale_and_check_(piece.source, scale if piece.is_in_place else 1)
+            offender = self.worker.agree(broken or (None if is_whole else self.offender(row, self._first_bad(row))))
+            if offender is not None:
+                offenders.append(offender)
+                for source in (*shards, *(piece.source for piece in pieces if piece.is_in_place)):
+                    source.zero_()
                 continue
             for piece, scale in zip(pieces, scales, strict=True):
                 if not piece.is_in_place:
                     add_scaled_(vectors[piece.group][piece.region], piece.source, scale)
-        return vectors, offenders
+        return [*vectors, *shards], offenders
 
     def find_offender(self, row: int) -> Offender | None:
         """Look whether a row may enter the mean: one pass over it.
@@ -224,11 +197,45 @@ class Averager:
         Cost:
             One all-reduce a group. Every process must call this.
         """
-        slots = self._own_slots if vectors[0] is self._own[0] else vectors[0][self.rows.groups[0].layout.slots]
-        for group, vector in zip(self.rows.groups[1:], vectors[1:], strict=True):
+        groups = self.rows.flat_groups
+        slots = self._own_slots if vectors[0] is self._own[0] else vectors[0][groups[0].layout.slots]
+        flat, shards = vectors[: len(groups)], vectors[len(groups) :]
+        for group, vector in zip(groups[1:], flat[1:], strict=True):
             vector[group.layout.slots] = 0
+        if shards:
+            return self.sum_shards_(flat, shards, facts, slots=slots)
         pieces = [vector[begin:] if begin else vector for vector, begin in zip(vectors, begins, strict=True)]
         return self.sum_pieces_(pieces, facts, slots=slots)
+
+    def sum_shards_(self, flat: Sequence[Tensor], shards: Sequence[Tensor], facts: Facts, *, slots: Tensor) -> Facts:
+        """Sum some tensors, and average others, over the processes that hold the same part of their worker.
+
+        Facts and small vectors travel in the first bucket, with the first shards.
+
+        Args:
+            flat: Tensors of shape (n,), this process's share of a sum; those laid out like rows come first. Overwritten.
+            shards: Tensors of shape (n,), not yet divided by K. Overwritten by the mean.
+            facts: This process's facts.
+            slots: Where they travel: a view into one of ``flat``, shape (NUM_SLOTS,). Overwritten.
+
+        Returns:
+            The facts summed over all processes.
+
+        Cost:
+            One all-reduce for each bucket of 32 MiB, on a CPU of 4 MiB, whose memory is the only temporary memory.
+            Every process must call this.
+        """
+        slots.copy_(self._worded(facts, slots))
+        scales = [1.0] * len(flat) + [self._share] * len(shards)
+        size = HOST_BUCKET_BYTES if slots.device.type == "cpu" else BUCKET_BYTES
+        exchange_in_buckets_([*flat, *shards], self._all_reduce_, scales=scales, bucket_bytes=size)
+        total = self.worker.combine(from_slots(slots.tolist()))
+        if not math.isfinite(total.loss_sum):
+            slots.zero_()
+        for group, vector in zip(self.rows.flat_groups, flat, strict=False):
+            if vector.numel() > group.layout.buffer_region.start:
+                self.worker.average_(vector[group.layout.buffer_region])
+        return total
 
     def sum_pieces_(self, pieces: Sequence[Tensor], facts: Facts, *, slots: Tensor) -> Facts:
         """Sum some tensors, and facts that lie in one of them, over the processes.
@@ -246,9 +253,7 @@ class Averager:
         """
         slots.copy_(self._worded(facts, slots))
         for piece in pieces:
-            start = time.perf_counter()
-            self.communicator.all_reduce_(piece)
-            self.seconds_waited += time.perf_counter() - start
+            self._all_reduce_(piece)
         total = from_slots(slots.tolist())
         if not math.isfinite(total.loss_sum):
             # Rows are scanned with their slots in them: a loss that is not finite must not pass for a parameter.
@@ -296,10 +301,10 @@ class Averager:
         """Copy only the mean of the buffers into every row, unless they stay local.
 
         Args:
-            vectors: One a group, as `exchange_` left them.
+            vectors: One a flat group, as `exchange_` left them.
         """
         if self.buffers != "local":
-            for group, vector in zip(self.rows.groups, vectors, strict=True):
+            for group, vector in zip(self.rows.flat_groups, vectors, strict=True):
                 self._storage(group)[:, group.layout.buffer_region] = vector[group.layout.buffer_region].to(
                     group.layout.dtype
                 )
@@ -313,21 +318,21 @@ class Averager:
         Returns:
             The name of the first one; ``None`` if all are finite.
         """
-        for group in self.rows.groups if self.buffers != "local" else ():
+        for group in self.rows.flat_groups if self.buffers != "local" else ():
             if group.layout.num_buffers and not is_finite(group.storage[row, group.layout.buffer_region]):
-                return next(_bad_entries(group, row, group.layout.buffers), "a buffer")
+                return next(bad_entries([group], row, only_buffers=True), "a buffer")
         return None
 
     def add_buffers_(self, vectors: Sequence[Tensor], row: int) -> None:
         """Add a row's buffers to this process's share of the mean, weighted by the buffer policy.
 
         Args:
-            vectors: One a group. The region of the buffers is overwritten.
+            vectors: One a flat group. The region of the buffers is overwritten.
             row: Number of the row.
         """
         if self.buffers == "local":
             return
-        for group, vector in zip(self.rows.groups, vectors, strict=True):
+        for group, vector in zip(self.rows.flat_groups, vectors, strict=True):
             region, factor = group.layout.buffer_region, self._regions(group, row)[-1][1]
             if group.layout.num_buffers:
                 add_scaled_(vector[region], group.storage[row, region], factor)
@@ -339,7 +344,7 @@ class Averager:
             anchors: Parameters after the last sync, one vector (P,) a group.
 
         Returns:
-            The sum over the rows.
+            The sum over the rows, as far as this process holds them.
         """
         return sum(
             squared_distance(row[: group.layout.num_parameters], anchor)
@@ -355,10 +360,10 @@ class Averager:
             anchors: Parameters after the last sync, one vector (P,) a group.
 
         Returns:
-            The squared distance over all parameters.
+            The squared distance over all parameters, those that other processes hold included.
         """
         pairs = zip(self.rows.groups, vectors, anchors, strict=True)
-        return sum(squared_distance(v[: g.layout.num_parameters], anchor) for g, v, anchor in pairs)
+        return self.worker.sum(sum(squared_distance(v[: g.layout.num_parameters], anchor) for g, v, anchor in pairs))
 
     def _worded(self, facts: Facts, vector: Tensor) -> Tensor:
         """Put facts into a tensor; the one of the last sync serves again as long as they stay the same."""
@@ -370,29 +375,19 @@ class Averager:
     def _storage(self, group: RowGroup) -> Tensor:
         return group.storage[self.members.start : self.members.stop]
 
-    def _regions(self, group: RowGroup, row: int) -> list[tuple[slice, float]]:
-        """Give each region of a row with its weight in the mean, parameters first.
+    def _is_first(self, row: int) -> bool:
+        return self.communicator.rank == 0 and row == self.members[0]
 
-        The slots lie in between: whatever stands there is overwritten before anything is exchanged.
-        """
-        layout, share = group.layout, 1 / self.num_workers
-        if self.buffers == "average" and layout.num_buffers:
-            return [(slice(0, layout.row_length), share)]
-        regions = [(slice(0, layout.num_parameters), share)]
-        if self.buffers == "broadcast" and layout.num_buffers:
-            is_first = self.communicator.rank == 0 and row == self.members[0]
-            regions.append((layout.buffer_region, 1.0 if is_first else 0.0))
-        return regions
+    def _regions(self, group: RowGroup, row: int) -> list[tuple[slice, float]]:
+        return weigh_regions(group.layout, self.buffers, share=self._share, is_first=self._is_first(row))
 
     def _first_bad(self, row: int) -> str:
-        layouts = [(group, (*group.layout.parameters, *group.layout.buffers)) for group in self.rows.groups]
-        return next((name for group, entries in layouts for name in _bad_entries(group, row, entries)), "a parameter")
+        return next(bad_entries(self.rows.groups, row), "a parameter")
 
-
-def _bad_entries(group: RowGroup, row: int, entries: Sequence[Entry]) -> Iterator[str]:
-    for entry in entries:
-        if not is_finite(group.storage[row, entry.offset : entry.offset + entry.num_elements]):
-            yield entry.name
+    def _all_reduce_(self, vector: Tensor) -> None:
+        start = time.perf_counter()
+        self.communicator.all_reduce_(vector)
+        self.seconds_waited += time.perf_counter() - start
 
 
 def _zeros(group: RowGroup, length: int) -> Tensor:

@@ -11,11 +11,13 @@ from torch.optim import Optimizer
 
 from localsgd._checks import require
 from localsgd.buffers.flat import FlatRows
+from localsgd.buffers.shards import local_part, reshard
 from localsgd.communicators import Communicator, OneProcess, Processes, require_agreement
 from localsgd.compression import PAYLOAD_VERSION, Compressor
 from localsgd.errors import ArgumentError, DisagreementError
 from localsgd.options import require_communicator, require_options
 from localsgd.schedules import Every, Hierarchical, Schedule, WatchingSchedule
+from localsgd.sharding import require_replicas_apart, require_sharded_options
 from localsgd.topology import Topology
 
 __all__ = [
@@ -176,15 +178,19 @@ def prepare(
         DisagreementError: If rows or processes differ; on every process.
 
     Cost:
-        Two exchanges of small objects. Every process must call this.
+        Three exchanges of small objects. Every process must call this.
     """
 
     def make() -> tuple[list[nn.Module], list[Optimizer], FlatRows]:
         require_options(options)
         models = as_models(model)
-        return models, as_optimizers(optimizer, models), FlatRows(models)
+        reshard(models)
+        optimizers, rows = as_optimizers(optimizer, models), FlatRows(models)
+        require_sharded_options(rows, options)
+        return models, optimizers, rows
 
     models, optimizers, rows = prepare_everywhere(communicator, make)
+    require_replicas_apart(rows, communicator)
     agree(rows, optimizers, communicator, options=options)
     return models, optimizers, rows
 
@@ -319,7 +325,7 @@ def start_alike(models: Sequence[nn.Module], rows: FlatRows, communicator: Commu
         communicator.broadcast_(group.storage[0])
         group.storage[1:] = group.storage[0]
     flat = {id(t) for group in rows.groups for row in range(rows.num_rows) for t in group.tensors(row)}
-    others = [[t.detach() for t in _tensors(model) if id(t) not in flat] for model in models]
+    others = [[local_part(t) for t in _tensors(model) if id(t) not in flat] for model in models]
     for same in zip(*others, strict=True):
         contiguous = same[0].contiguous()
         communicator.broadcast_(contiguous)

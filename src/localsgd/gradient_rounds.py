@@ -2,17 +2,21 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import final
+from typing import Literal, final
 
 import torch
+from torch import Tensor
 
 from localsgd.averager import Averager, Offender
 from localsgd.conversation import Conversation, Translation
 from localsgd.errors import StateError
-from localsgd.facts import Facts
+from localsgd.facts import Facts, from_slots, to_slots
 from localsgd.gradients import GradientMean
 
-__all__ = ["GradientRounds"]
+__all__ = ["GradientRounds", "Staging"]
+
+Staging = Literal["row by row", "together", "averaged"]
+"""How far gradients have come: each row staged, all of them without looking, or averaged already."""
 
 _REPLICA_CHECK_ROUNDS = 100
 _UNNOTICED = (
@@ -87,7 +91,29 @@ class GradientRounds:
         """
         self._mean(row, level).stage(row)
 
-    def average(self, *, step: int, level: int, inner_lr: float, lenient: bool, is_sync: bool) -> list[bool]:
+    def stage_rows(self, found: Tensor) -> None:
+        """Add up the gradients of all rows for everyone's mean without waiting for the device; nothing is looked at.
+
+        It may be captured in a CUDA graph, and so may `settle` and `load_rows`, after a round that went row by row: that one
+        takes the memory, and finds what cannot be staged. The memory stays where it is until some workers step alone.
+
+        Args:
+            found: One flag for each row of the process, float32, shape (V,), on the device. Becomes 1 where something is not
+                finite, else stays; what is staged is worthless then.
+        """
+        self._means[-1][0].stage_rows_(found)
+
+    def settle(self) -> None:
+        """Make what is staged the mean, where this process is the only one; what is left is to note that."""
+        self._means[-1][0].settle_()
+
+    def load_rows(self) -> None:
+        """Give all rows everyone's mean gradient, in memory that they share; optimizers must not change it."""
+        self._means[-1][0].load_rows_()
+
+    def average(
+        self, *, step: int, level: int, inner_lr: float, lenient: bool, is_sync: bool, staged: Staging = "row by row"
+    ) -> list[bool]:
         """Average the gradients that were staged.
 
         Args:
@@ -97,6 +123,7 @@ class GradientRounds:
             lenient: A GradScaler is at work: gradients that overflow are expected, and no worker of the block takes the step
                 then.
             is_sync: Whether this ends the round; otherwise it counts towards the sync at a higher level that follows.
+            staged: How far gradients have come; those that are averaged already are only noted.
 
         Returns:
             For each row whether its optimizer may step.
@@ -117,6 +144,8 @@ class GradientRounds:
         with Translation(step=step, level=level):
             self._num_rounds += 1
             for block, mean in zip(blocks, self._means[level - 1], strict=True):
+                if staged != "row by row":
+                    mean.offenders = []
 
                 def tell(offenders: list[Offender], block: Averager = block) -> Facts:
                     return conversation.facts(block, offenders, level=level, inner_lr=inner_lr, tag=tag)
@@ -124,7 +153,7 @@ class GradientRounds:
                 def look(total: Facts, block: Averager = block) -> None:
                     inspector.require_same_call(block, total, kind="gradients", step=step)
 
-                total = mean.exchange(tell, look)
+                total = _as_told(tell([]), mean.vectors) if staged == "averaged" else mean.exchange(tell, look)
                 conversation.note(about, total, mean.vectors)
                 if total.unnoticed:
                     raise StateError(_UNNOTICED.format(step=step, number=total.unnoticed))
@@ -167,3 +196,8 @@ class GradientRounds:
     def _mean(self, row: int, level: int) -> GradientMean:
         means = self._means[level - 1]
         return means[row * len(means) // self._num_rows]
+
+
+def _as_told(facts: Facts, vectors: Sequence[Tensor]) -> Facts:
+    """Give the facts of a single process as they come out of a vector's slots, rounded to its numbers."""
+    return from_slots(torch.tensor(to_slots(facts, is_first=True), dtype=vectors[0].dtype).tolist())

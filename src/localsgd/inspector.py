@@ -55,8 +55,7 @@ class Inspector:
         Raises:
             DisagreementError: If they differ; on every process.
         """
-        num_processes = block.communicator.world_size
-        if num_processes * total.tag_squared == total.tag**2:
+        if block.num_processes * total.tag_squared == total.tag**2:
             return
         told = block.communicator.gather(f"{kind} at step {step}")
         calls = "; ".join(f"process {rank}: {what}" for rank, what in enumerate(told))
@@ -80,7 +79,7 @@ class Inspector:
         norms = []
         for row in block.members:
             pieces = [group.storage[row, : group.layout.num_parameters] for group in self._rows.groups]
-            norms.append(sum(squared_norm(piece) for piece in pieces) ** 0.5)
+            norms.append(block.worker.sum(sum(squared_norm(piece) for piece in pieces)) ** 0.5)
         everyone = [norm for told in block.communicator.gather(norms) for norm in told]
         if max(everyone) - min(everyone) > 1e-3 * max(everyone):
             raise DisagreementError(

@@ -7,6 +7,7 @@ from localsgd._checks import require, require_choice, require_positive
 from localsgd.communicators import Communicator
 from localsgd.compression import require_compressor
 from localsgd.outer import OuterOptimizer
+from localsgd.overlap import require_overlap
 from localsgd.schedules import Schedule
 from localsgd.topology import Topology
 
@@ -53,6 +54,7 @@ def require_options(options: Mapping[str, Any]) -> None:
         isinstance(options["overlap_gradients"], bool),
         f"overlap_gradients={options['overlap_gradients']!r} must be True or False.",
     )
+    require_overlap(options)
     if options["clip_norm"] is not None:
         require_positive("clip_norm", options["clip_norm"], fix="use None to train without clipping")
 

@@ -32,9 +32,7 @@ class Snapshot:
 
     def restore(self) -> None:
         """Put everything back, bit for bit."""
-        for row in range(self._rows.num_rows):
-            for group in self._rows.groups:
-                group.adopt_buffers(row)
+        self._rows.take_back()
         for group, storage in zip(self._rows.groups, self._storages, strict=True):
             group.storage.copy_(storage)
         for buffer, copy in self._buffers:

@@ -8,6 +8,7 @@ import torch
 from localsgd.buffers.arithmetic import (
     CHUNK_ELEMENTS,
     add_scaled_,
+    are_finite,
     is_finite,
     scale_and_check_,
     squared_distance,
@@ -34,6 +35,17 @@ def test_one_value_that_is_not_finite_is_found_anywhere(size, value, place, dtyp
     vector[place] = value
     assert not is_finite(vector)
     assert not scale_and_check_(vector, 0.5)
+
+
+@pytest.mark.parametrize("place", range(4))
+def test_one_value_that_is_not_finite_is_found_in_any_of_several_vectors_of_any_dtype(place):
+    vectors = [torch.ones(3), torch.ones(5, dtype=torch.float64), torch.ones(2, dtype=torch.bfloat16), torch.ones(1)]
+    before = [vector.clone() for vector in vectors]
+    assert are_finite([])
+    assert are_finite([*vectors, torch.empty(0)])
+    assert all(torch.equal(vector, old) for vector, old in zip(vectors, before, strict=True))
+    vectors[place][-1] = math.nan
+    assert not are_finite([*vectors, torch.empty(0)])
 
 
 def test_two_infinities_that_cancel_are_found():

@@ -195,11 +195,36 @@ def test_an_integer_or_non_persistent_buffer_is_left_out():
     assert [entry.name for entry in group.layout.buffers] == ["running_mean", "running_var"]
 
 
+class Wrapper(torch.Tensor):
+    """A tensor of which all values lie in another one, as quantization libraries make them."""
+
+    @staticmethod
+    def __new__(cls, inner):
+        return torch.Tensor._make_wrapper_subclass(cls, inner.shape, dtype=inner.dtype)
+
+    def __init__(self, inner):
+        self.inner = inner
+
+    def __tensor_flatten__(self):
+        return ["inner"], None
+
+    @classmethod
+    def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
+        return cls(args[0].inner)  # whatever it is: nothing but detach() is called here
+
+
+def wrapped():
+    model = nn.Linear(2, 2)
+    model.weight = nn.Parameter(Wrapper(torch.ones(2, 2)))
+    return [model]
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
         (list, r"model=\[\] must hold at least one module; localsgd\.replicate"),
         (lambda: [nn.ReLU()], "model has no trainable parameter to average; set requires_grad"),
+        (wrapped, "parameter 'weight' is a Wrapper, which wraps other tensors and has no memory of its own"),
         (lambda: [nn.LazyLinear(3)], "parameter 'weight' is lazy .* run one batch through the model"),
         (lambda: [nn.Linear(2, 2, device="meta")], "parameter 'weight' is on the meta device; materialise"),
         (

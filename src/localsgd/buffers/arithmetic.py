@@ -1,12 +1,20 @@
 """Arithmetic on long vectors that passes over memory once and never doubles it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 
-__all__ = ["add_scaled_", "is_finite", "scale_and_check_", "scale_and_flag_", "squared_distance", "squared_norm"]
+__all__ = [
+    "add_scaled_",
+    "are_finite",
+    "is_finite",
+    "scale_and_check_",
+    "scale_and_flag_",
+    "squared_distance",
+    "squared_norm",
+]
 
 CHUNK_ELEMENTS = 1 << 18
 """Elements handled at a time on a CPU: a megabyte of float32 stays in the second-level cache between two passes."""
@@ -64,6 +72,26 @@ def is_finite(vector: Tensor) -> bool:
         Whether no element is infinite or NaN.
     """
     return scale_and_check_(vector, 1)
+
+
+def are_finite(vectors: Sequence[Tensor]) -> bool:
+    """Say whether all elements of several vectors are finite.
+
+    Args:
+        vectors: Each of shape (n,), floating, all on one device; may be empty.
+
+    Returns:
+        Whether no element is infinite or NaN.
+
+    Cost:
+        One pass over memory. Waits for the device once.
+    """
+    if not vectors:
+        return True
+    found = torch.zeros((), dtype=torch.float32, device=vectors[0].device)
+    for vector in vectors:
+        scale_and_flag_(vector, 1, found=found)
+    return not bool(found)
 
 
 def add_scaled_(target: Tensor, source: Tensor, scale: float) -> None:

@@ -3,7 +3,7 @@
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
@@ -12,9 +12,11 @@ from torch.utils.dlpack import from_dlpack
 from localsgd._checks import require
 from localsgd.buffers.homes import Home, find_buffers, find_parameters
 from localsgd.buffers.layout import Entry, Layout, describe
+from localsgd.buffers.row_group import RowGroup
+from localsgd.buffers.shards import Shard, make_shards, reshard
 from localsgd.errors import BrokenViewError, DisagreementError
 
-__all__ = ["FlatRows", "RowGroup", "describe_broken"]
+__all__ = ["FlatGroup", "FlatRows", "RowGroup", "describe_broken"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -46,7 +48,8 @@ class _Watch:
         return is_same and list(map(Tensor.data_ptr, self.tensors)) == self.addresses
 
 
-class RowGroup:
+@final
+class FlatGroup:
     """The rows of one dtype on one device, and the tensors that look into them.
 
     Attributes:
@@ -160,8 +163,12 @@ class RowGroup:
 class FlatRows:
     """The workers held by this process: V models whose parameters and floating buffers are views into rows.
 
+    Parameters that fully_shard has cut stay where they are, each a group of its own.
+
     Attributes:
-        groups: One group for each pair of device and dtype.
+        groups: All groups: the flat ones, of which the first has the slots in which facts travel, then the shards.
+        flat_groups: One group for each pair of device and dtype.
+        shards: This process's parts of parameters that cannot be moved into a row; empty but for sharded models.
         num_rows: Number of workers in this process (V).
 
     Cost:
@@ -183,6 +190,10 @@ class FlatRows:
             models,
             "model=[] must hold at least one module; localsgd.replicate(model, num_workers) makes them.",
         )
+        self._models = models
+        reshard(models)
+        self.num_rows = len(models)
+        self.shards: tuple[Shard, ...] = make_shards(find_parameters(models[0]), num_rows=self.num_rows)
         layouts = [describe(model) for model in models]
         for row, layout in enumerate(layouts):
             _require_same(layouts[0], layout, row=row, num_rows=len(layouts))
@@ -196,8 +207,8 @@ class FlatRows:
                     "with localsgd.replicate(model, num_workers).",
                 )
         self._frozen = [[(n, p) for n, p in model.named_parameters() if not p.requires_grad] for model in models]
-        self.num_rows = len(models)
-        self.groups = tuple(RowGroup(layout, models) for layout in layouts[0])
+        self.flat_groups = tuple(FlatGroup(layout, models) for layout in layouts[0])
+        self.groups: tuple[RowGroup, ...] = (*self.flat_groups, *self.shards)
 
     def find_broken(self, row: int) -> str | None:
         """Look for a tensor of a row that no longer looks into it, and take back buffers that were bound anew.
@@ -208,14 +219,24 @@ class FlatRows:
         Returns:
             The name of the first one; ``None`` if all are intact.
         """
+        if self.shards:
+            reshard(self._models)
         for name, parameter in self._frozen[row]:
             if parameter.requires_grad:
                 return f"{name} (frozen at construction, trainable now)"
-        for group in self.groups:
+        for group in self.flat_groups:
             broken = group.find_broken(row) or group.adopt_buffers(row)
             if broken is not None:
                 return broken
-        return None
+        return next((shard.name for shard in self.shards if not shard.is_intact()), None)
+
+    def take_back(self) -> None:
+        """Take back buffers that were bound anew, and drop parameters that fully_shard has gathered."""
+        for group in self.flat_groups:
+            for row in range(self.num_rows):
+                group.adopt_buffers(row)
+        if self.shards:
+            reshard(self._models)
 
     def require_intact(self, first_worker: int) -> None:
         """Check every row.

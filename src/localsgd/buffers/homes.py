@@ -11,7 +11,7 @@ from torch.nn.parameter import UninitializedParameter
 
 from localsgd._checks import require
 
-__all__ = ["Home", "find_buffers", "find_parameters"]
+__all__ = ["Home", "find_buffers", "find_parameters", "is_sharded"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -42,7 +42,8 @@ def find_parameters(model: nn.Module) -> list[Home]:
         One home a parameter in the module's order; tied weights once, frozen ones not.
 
     Raises:
-        ArgumentError: If a parameter cannot be averaged: sharded (DTensor), complex, integer, lazy or on the meta device.
+        ArgumentError: If a parameter cannot be averaged: complex, integer, lazy, on the meta device, or a wrapper around
+            other tensors.
     """
     homes = _find((path, module._parameters) for path, module in model.named_modules())  # noqa: SLF001 - see Home.places
     trainable = [home for home in homes if home.tensor.requires_grad]
@@ -62,7 +63,7 @@ def find_buffers(model: nn.Module) -> list[Home]:
     """
     persistent = set(model.state_dict(keep_vars=True))
     homes = _find((path, module._buffers) for path, module in model.named_modules())  # noqa: SLF001 - see Home.places
-    return [h for h in homes if h.name in persistent and h.tensor.is_floating_point() and not _is_sharded(h.tensor)]
+    return [h for h in homes if h.name in persistent and h.tensor.is_floating_point() and not is_sharded(h.tensor)]
 
 
 def _find(owners: Iterable[tuple[str, dict[str, Any]]]) -> list[Home]:
@@ -75,8 +76,17 @@ def _find(owners: Iterable[tuple[str, dict[str, Any]]]) -> list[Home]:
     return [Home(name=name, tensor=tensor, places=tuple(places)) for name, tensor, places in found.values()]
 
 
-def _is_sharded(tensor: Tensor) -> bool:
-    """Whoever holds a DTensor has imported its module, which takes long to import, and nobody else should wait."""
+def is_sharded(tensor: Tensor) -> bool:
+    """Say whether a tensor is a DTensor, of which this process holds a part.
+
+    Whoever holds one has imported its module, which takes long to import, and nobody else should wait.
+
+    Args:
+        tensor: Any tensor.
+
+    Returns:
+        Whether it is.
+    """
     module = sys.modules.get("torch.distributed.tensor")
     return module is not None and isinstance(tensor, module.DTensor)
 
@@ -88,9 +98,9 @@ def _require_averageable(home: Home) -> None:
         f"{what} is lazy and has no shape yet; run one batch through the model before constructing LocalSGD.",
     )
     require(
-        not _is_sharded(tensor),
-        f"{what} is a DTensor shard (FSDP2), whose storage cannot be rebound; wrap the model in DistributedDataParallel "
-        "inside the node, or leave it whole.",
+        is_sharded(tensor) or not hasattr(tensor, "__tensor_flatten__"),
+        f"{what} is a {type(tensor).__name__}, which wraps other tensors and has no memory of its own to average; freeze it "
+        "with requires_grad_(False), or wrap the model after training.",
     )
     require(
         tensor.device.type != "meta",

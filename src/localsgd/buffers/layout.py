@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from localsgd._checks import require
-from localsgd.buffers.homes import Home, find_buffers, find_parameters
+from localsgd.buffers.homes import Home, find_buffers, find_parameters, is_sharded
 
 __all__ = ["NUM_SLOTS", "Entry", "Layout", "describe"]
 
@@ -61,21 +61,25 @@ class Layout:
     """Length of the first region (P), gaps included: the slots begin here."""
     num_buffers: int
     """Length of the last region, gaps included."""
+    num_slots: int = NUM_SLOTS
+    """Length of the region in between, in which facts travel."""
+    note: str = ""
+    """What else must be alike on every worker."""
 
     @property
     def slots(self) -> slice:
         """Elements in which facts about workers travel along."""
-        return slice(self.num_parameters, self.num_parameters + NUM_SLOTS)
+        return slice(self.num_parameters, self.num_parameters + self.num_slots)
 
     @property
     def buffer_region(self) -> slice:
         """Elements that hold module buffers."""
-        return slice(self.num_parameters + NUM_SLOTS, self.row_length)
+        return slice(self.num_parameters + self.num_slots, self.row_length)
 
     @property
     def row_length(self) -> int:
         """Elements in a row (L)."""
-        return self.num_parameters + NUM_SLOTS + self.num_buffers
+        return self.num_parameters + self.num_slots + self.num_buffers
 
     @property
     def accumulation_dtype(self) -> torch.dtype:
@@ -85,17 +89,17 @@ class Layout:
     def facts(self) -> list[str]:
         """Word the layout, one line a tensor, for comparison between workers."""
         kinds = [("parameter", self.parameters), ("buffer", self.buffers)]
-        return [f"{kind} {e.name} {list(e.shape)} {self.dtype}" for kind, entries in kinds for e in entries]
+        return [f"{kind} {e.name} {list(e.shape)} {self.dtype}{self.note}" for kind, entries in kinds for e in entries]
 
 
 def describe(model: nn.Module) -> tuple[Layout, ...]:
     """Lay out the trainable parameters and floating buffers of a module.
 
     Args:
-        model: The module; tied weights count once, frozen parameters not at all.
+        model: The module; tied weights count once, frozen and sharded parameters (DTensor) not at all.
 
     Returns:
-        One layout for each pair of device and dtype, in the order in which they first appear.
+        One layout for each pair of device and dtype, in the order in which they first appear; at least one, for the slots.
 
     Raises:
         ArgumentError: If nothing is trainable, or a parameter is of a kind that cannot be averaged.
@@ -105,8 +109,12 @@ def describe(model: nn.Module) -> tuple[Layout, ...]:
         parameters,
         "model has no trainable parameter to average; set requires_grad before constructing LocalSGD.",
     )
-    keys = dict.fromkeys((home.tensor.device, home.tensor.dtype) for home in [*parameters, *buffers])
-    return tuple(_lay_out(_of_kind(parameters, key), _of_kind(buffers, key), key) for key in keys)
+    whole = [home for home in parameters if not is_sharded(home.tensor)]
+    keys = dict.fromkeys((home.tensor.device, home.tensor.dtype) for home in [*whole, *buffers])
+    if not keys:
+        first = parameters[0].tensor
+        keys[first.device, torch.promote_types(first.dtype, torch.float32)] = None
+    return tuple(_lay_out(_of_kind(whole, key), _of_kind(buffers, key), key) for key in keys)
 
 
 def _of_kind(homes: Sequence[Home], key: tuple[torch.device, torch.dtype]) -> list[Home]:
