@@ -45,6 +45,11 @@ class Clock:
         """Whether everyone has synced with everyone since the last step."""
         return self._last[-1] == self.steps
 
+    @property
+    def round(self) -> tuple[int, int | None]:
+        """Values of ``steps`` at which the round of everyone began, and when it ends; ``None`` if that is not known."""
+        return self._last[-1], self._next[-1]
+
     def level_due(self, step: int) -> int:
         """Say at which level a step ends a round.
 

@@ -9,6 +9,7 @@ from typing import Any, final
 from torch import Tensor
 
 from localsgd.averager import Averager
+from localsgd.errors import StateError
 from localsgd.facts import Facts
 from localsgd.reports import SyncKind, SyncReport, Totals
 from localsgd.topology import Topology
@@ -16,6 +17,7 @@ from localsgd.topology import Topology
 __all__ = ["Ledger"]
 
 _MOST_UNREAD = 64
+_MOST_RECENT = 256
 
 
 @final
@@ -31,6 +33,7 @@ class Ledger:
         self._topology = topology
         self._latest: dict[str, Any] | None = None
         self._unread: deque[dict[str, Any]] = deque()
+        self._recent: deque[dict[str, Any]] = deque(maxlen=_MOST_RECENT)
         self._carried: list[dict[str, Any]] = []
         self._totals = Totals()
         self._rounds = 0
@@ -42,11 +45,34 @@ class Ledger:
         return None if self._latest is None else SyncReport(**self._latest)
 
     @property
+    def recent(self) -> list[SyncReport]:
+        """The latest reports since construction or `load`, at most 256, the earliest first."""
+        return [SyncReport(**about) for about in self._recent]
+
+    def latest(self) -> SyncReport:
+        """Give the latest report.
+
+        Returns:
+            The report.
+
+        Raises:
+            StateError: If there is none.
+        """
+        if self._latest is None:
+            raise StateError("there was no sync to report on.")
+        return SyncReport(**self._latest)
+
+    @property
     def totals(self) -> Totals:
         """Sums over all syncs."""
         while self._unread:
             self._totals = self._totals.plus(SyncReport(**self._unread.popleft()))
         return self._totals
+
+    @property
+    def num_rounds(self) -> int:
+        """Syncs so far."""
+        return self._rounds
 
     def agreed(self, name: str) -> Any:
         """Look up what the last sync told every worker of the block.
@@ -103,6 +129,31 @@ class Ledger:
             "wire_bytes": -blocks[0].communicator.wire_bytes,
         }
 
+    def begin_late(self, *, step: int, level: int, kind: SyncKind) -> dict[str, Any]:
+        """Open the account of one sync that goes on while workers step.
+
+        Args:
+            step: Steps taken by each worker.
+            level: Level of the topology.
+            kind: Why this sync happens.
+
+        Returns:
+            The fields of its report, as far as they are known. Seconds and bytes are added to it by those who spend them;
+            what was carried to this sync so far is with it, under ``carried``.
+        """
+        carried, self._carried = self._carried, []
+        return {
+            "step": step,
+            "level": level,
+            "kind": kind,
+            "drift_norm": None,
+            "cosine": None,
+            "seconds": 0.0,
+            "seconds_waited": 0.0,
+            "wire_bytes": 0,
+            "carried": carried,
+        }
+
     def note(self, about: dict[str, Any], total: Facts, vectors: Sequence[Tensor]) -> None:
         """Write down what an exchange told; of several blocks in this process the first one counts.
 
@@ -115,7 +166,8 @@ class Ledger:
             return
         about["finite_workers"], about["learning_rate"] = total.finite_workers, total.learning_rate
         about["train_loss"] = total.loss_sum / total.num_losses if total.num_losses else None
-        payload = sum(vector.numel() * vector.element_size() for vector in vectors)
+        # Means of half-precision parameters are formed, and travel, in float32.
+        payload = sum(vector.numel() * max(vector.element_size(), 4) for vector in vectors)
         about["bytes_by_level"] = self._topology.bytes_by_level(payload, about["level"])
 
     def close(self, about: dict[str, Any], blocks: Sequence[Averager], *, is_sync: bool) -> None:
@@ -132,19 +184,25 @@ class Ledger:
         if not is_sync:
             self._carried.append(about)
             return
-        for earlier in self._carried:
-            for name in ("seconds", "seconds_waited", "wire_bytes"):
-                about[name] += earlier[name]
-            both = zip(about["bytes_by_level"], earlier["bytes_by_level"], strict=True)
-            about["bytes_by_level"] = tuple(one + other for one, other in both)
-        self._carried.clear()
-        self._losses[: about["level"]] = [(0.0, 0)] * about["level"]
-        self._rounds += 1
-        about["round"] = self._rounds
-        self._latest = about
-        self._unread.append(about)
-        if len(self._unread) == _MOST_UNREAD:
-            _ = self.totals
+        carried, self._carried = self._carried, []
+        self.clear_losses(about["level"])
+        self._enter(about, carried)
+
+    def close_late(self, about: dict[str, Any]) -> None:
+        """Close the account of one sync that has landed.
+
+        Args:
+            about: The account, from `begin_late`.
+        """
+        self._enter(about, about.pop("carried"))
+
+    def clear_losses(self, level: int) -> None:
+        """Begin to sum losses anew.
+
+        Args:
+            level: Level whose round has ended; so have the rounds of the levels below.
+        """
+        self._losses[:level] = [(0.0, 0)] * level
 
     def state(self) -> dict[str, Any]:
         """Give what has to be saved."""
@@ -160,4 +218,20 @@ class Ledger:
         self._totals, self._latest = Totals(**state["totals"]), None
         self._rounds = self._totals.rounds
         self._unread.clear()
+        self._recent.clear()
         self._losses = [(total, number) for total, number in state["losses"]]
+
+    def _enter(self, about: dict[str, Any], carried: Sequence[dict[str, Any]]) -> None:
+        """Make a sync the latest one, with what came before as part of it."""
+        for earlier in carried:
+            for name in ("seconds", "seconds_waited", "wire_bytes"):
+                about[name] += earlier[name]
+            both = zip(about["bytes_by_level"], earlier["bytes_by_level"], strict=True)
+            about["bytes_by_level"] = tuple(one + other for one, other in both)
+        self._rounds += 1
+        about["round"] = self._rounds
+        self._latest = about
+        self._unread.append(about)
+        self._recent.append(about)
+        if len(self._unread) == _MOST_UNREAD:
+            _ = self.totals

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, NoReturn, final
 
 import torch
@@ -16,12 +16,14 @@ from localsgd.averager import BufferPolicy
 from localsgd.communicators import Communicator, communicators_by_level
 from localsgd.compression import Compressor
 from localsgd.errors import StateError
+from localsgd.fragments import cut_rows
 from localsgd.inspector import NonFinitePolicy
 from localsgd.optimizer_state import OptimizerState, OptimizerStatePolicy
 from localsgd.outer import Averaging, OuterOptimizer
+from localsgd.overlap import find_overlap
+from localsgd.reading import hold_consensus
 from localsgd.reports import SyncReport, Totals
 from localsgd.schedules import Schedule, WatchingSchedule
-from localsgd.snapshot import Snapshot
 from localsgd.stepper import OneStepRounds, Stepper
 from localsgd.synchronizer import Synchronizer
 from localsgd.topology import Topology
@@ -67,6 +69,9 @@ class LocalSGD:
         clip_norm: float | None = None,
         measure_drift: bool = False,
         overlap_gradients: bool = True,
+        overlap_steps: int = 0,
+        overlap_mixing: float | None = None,
+        fragments: int = 1,
     ) -> None:
         """Move the models into flat rows, check that all processes agree, and start everyone from worker 0.
 
@@ -94,6 +99,10 @@ class LocalSGD:
             measure_drift: Report drift and cosine at each sync.
             overlap_gradients: In rounds of one step, with one row a process, send gradients while backward still runs, as
                 long as nothing changes them before the step (see `accumulate`).
+            overlap_steps: A sync of everyone's parameters that starts after step t lands after step t + overlap_steps: each
+                worker goes on meanwhile, and then moves by what the consensus differs from what it had at step t. 0 waits.
+            overlap_mixing: Let it become ``overlap_mixing * own + (1 - overlap_mixing) * consensus`` instead, in [0, 1).
+            fragments: Cut the parameters into so many fragments of whole tensors, which sync in turn, once a round each.
 
         Raises:
             ArgumentError: If a value or a combination cannot be honoured.
@@ -101,13 +110,14 @@ class LocalSGD:
 
         Cost:
             No second copy of the model, but for an anchor (P values a process) where ``outer`` or ``compression`` needs it
-            or drift is measured, and residuals (see `localsgd.compression.ErrorFeedback`). One broadcast of the model.
-            Every process must call this.
+            or drift is measured, and residuals (see `localsgd.compression.ErrorFeedback`); while a sync overlaps, a copy
+            of the rows and one vector. One broadcast of the model. Every process must call this.
         """
         options: dict[str, Any] = {"schedule": schedule, "topology": topology, "outer": outer, "buffers": buffers}
         options |= {"non_finite": non_finite, "clip_norm": clip_norm, "measure_drift": measure_drift}
         options |= {"optimizer_state": optimizer_state, "one_step_rounds": one_step_rounds}
         options |= {"overlap_gradients": overlap_gradients, "compression": compression}
+        options |= {"overlap_steps": overlap_steps, "overlap_mixing": overlap_mixing, "fragments": fragments}
         self._communicator = own = construction.find_communicator(communicator)
         self._models, self._optimizers, self.rows = construction.prepare(model, optimizer, own, options=options)
         self.num_workers = self.rows.num_rows * self._communicator.world_size
@@ -115,6 +125,8 @@ class LocalSGD:
         self.topology = topology or Topology((self.num_workers,))
         schedules = construction.schedules_by_level(schedule, self.topology, self.num_workers)
         compressor = construction.find_compressor(compression, schedules, one_step_rounds=one_step_rounds)
+        overlap = find_overlap(options, schedules[-1])
+        cut_rows([group.layout for group in self.rows.groups], fragments)
         process_blocks = self.topology.process_block_sizes(self.rows.num_rows)
         construction.start_alike(self._models, self.rows, self._communicator)
         self._schedule = schedule
@@ -132,6 +144,7 @@ class LocalSGD:
             keep_anchor=isinstance(schedules[-1], WatchingSchedule) and schedules[-1].needs_drift,
             counts_steps=not (isinstance(schedules[-1], WatchingSchedule) and schedules[-1].weighs_by_samples),
             overlap_gradients=overlap_gradients and not construction.holds_ddp(self._models),
+            overlap=overlap,
         )
         self.stepper = Stepper(
             self._models,
@@ -155,13 +168,18 @@ class LocalSGD:
 
     @property
     def next_sync(self) -> int | None:
-        """Number of steps taken when the next sync is due; ``None`` if none is to come."""
-        return self.stepper.clock.next_sync
+        """Number of steps taken when the next sync, or the next fragment of one, starts or lands; ``None`` if none does."""
+        return self.stepper.next_event
 
     @property
     def last_sync(self) -> SyncReport | None:
         """The latest sync; ``None`` before the first, and after `load_state_dict`."""
         return self._synchronizer.ledger.last_sync
+
+    @property
+    def recent_syncs(self) -> list[SyncReport]:
+        """The latest syncs, at most 256, the earliest first; a call of `step` may end with several, of fragments."""
+        return self._synchronizer.ledger.recent
 
     @property
     def is_synced(self) -> bool:
@@ -177,7 +195,7 @@ class LocalSGD:
     def stop_requested(self) -> bool:
         """Whether a process was asked to stop, as far as all processes know: equal everywhere between two steps."""
         told = self._synchronizer.conversation
-        return told.stop_agreed or (told.stop_wanted and self._communicator.world_size == 1)
+        return told.stop_agreed or (told.stop_wanted and self._communicator.world_size == 1 and not self.rows.shards)
 
     def request_stop(self) -> None:
         """Ask all processes to stop together; `stop_requested` becomes true on each after the same sync.
@@ -292,10 +310,12 @@ class LocalSGD:
         level = self.topology.num_levels if level is None else level
         self.topology.require_level(level)
         self.stepper.sync_parameters("manual", level=level)
-        return self._report()
+        return self._synchronizer.ledger.latest()
 
     def finish(self) -> SyncReport | None:
         """Average the tail of an unfinished round, so that all workers end alike. Training may go on afterwards.
+
+        Syncs that are under way land first; one that no step has followed leaves nothing else to do.
 
         Returns:
             The report; ``None`` if the last step ended with a sync.
@@ -309,21 +329,24 @@ class LocalSGD:
             At most one sync. Every process must call this.
         """
         self.stepper.require_idle("finish()")
-        is_due = not self.stepper.is_flushed
-        if is_due:
+        if self.stepper.is_flushed:
+            self.stepper.rest()
+            return None
+        self.stepper.land(due_only=False)
+        if not self.stepper.is_flushed:
             self.stepper.sync_parameters("flush", level=self.topology.num_levels)
         self.stepper.rest()
-        return self._report() if is_due else None
+        return self._synchronizer.ledger.latest()
 
-    @contextmanager
-    def averaged(self) -> Iterator[nn.Module]:
+    def averaged(self) -> AbstractContextManager[nn.Module]:
         """Hold the consensus model: every row has the workers' mean, module buffers included, until the block ends.
 
         Afterwards parameters, module buffers and training modes are what they were, bit for bit, also when the body
-        raises. Neither steps nor syncs are allowed inside.
+        raises. Neither steps nor syncs are allowed inside. A sync that is under way stays so: what it will change has mean
+        zero with plain averaging, and with other outer optimizers the step that it brings is not there yet.
 
-        Yields:
-            The first row's model.
+        Returns:
+            A context manager that gives the first row's model.
 
         Raises:
             BrokenViewError: If a parameter was moved out of its row.
@@ -334,19 +357,7 @@ class LocalSGD:
             One copy of the rows while the block lasts; one all-reduce a dtype at its beginning. Every process must enter;
             leaving is silent.
         """
-        self.stepper.require_idle("averaged()")
-        for row in range(self.rows.num_rows):
-            # Takes back buffers that were bound anew; the exchange tells all processes about the rest.
-            self.rows.find_broken(row)
-        snapshot = Snapshot(self.rows, self._models)
-        self.stepper.is_reading = True
-        try:
-            self._synchronizer.read_consensus_(step=self.stepper.clock.steps)
-            with self.accumulate():
-                yield self._models[0]
-        finally:
-            self.stepper.is_reading = False
-            snapshot.restore()
+        return hold_consensus(self.rows, self._models, self.stepper, synchronizer=self._synchronizer)
 
     def state_dict(self) -> dict[str, Any]:
         """Collect everything between two steps that is not in the models and optimizers.
@@ -356,10 +367,12 @@ class LocalSGD:
 
         Returns:
             Numbers and tensors, the same on every process but for the losses reported since the last sync, and for
-            ``residuals``, what this process's workers still owe to compressed syncs, by worker: each process saves and
-            loads its own, or a dictionary with those of all. The tensors are not copies.
+            ``residuals``, what this process's workers still owe to compressed syncs, and ``snapshots``, what they had when
+            syncs that are under way started; both by worker: each process saves and loads its own, or a dictionary with
+            those of all. The tensors are not copies. Waits for exchanges that are under way, and lets none land.
 
         Raises:
+            SyncError: If an exchange that is under way fails.
             StateError: If some rows have stepped and others have not.
         """
         self.stepper.require_idle("state_dict()")
@@ -379,12 +392,6 @@ class LocalSGD:
         construction.require_same_run(state, version=_STATE_VERSION, num_workers=self.num_workers)
         self._synchronizer.load(state)
         self.stepper.load(state)
-
-    def _report(self) -> SyncReport:
-        report = self._synchronizer.ledger.last_sync
-        if report is None:
-            raise StateError("there was no sync to report on.")
-        return report
 
     def __reduce__(self) -> NoReturn:
         raise StateError(

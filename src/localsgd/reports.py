@@ -42,6 +42,11 @@ class SyncReport:
     """Mean of the losses reported with `LocalSGD.observe` since the last sync of this level; ``None`` if there were none."""
     finite_workers: int
     """Workers whose values entered the mean, of the block of this process's first worker."""
+    fragment: int | None = None
+    """Number of the fragment that was synced, from 0; ``None`` if all parameters were. A fragment counts as a round."""
+    overlapped_steps: int = 0
+    """Steps that each worker took from ``step``, when the sync started, until it landed; ``seconds`` are those of its start
+    and its landing, ``seconds_waited`` those for which its landing had to wait."""
 
     @property
     def bytes_sent(self) -> int:

@@ -1,6 +1,5 @@
 """One step on every row: alone, or together with the mean gradient; then the clock, then a sync if it is due."""
 
-import time
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, final
 
@@ -11,10 +10,14 @@ from torch.optim import LBFGS, Optimizer
 from localsgd._checks import require, require_at_least
 from localsgd.clock import Clock
 from localsgd.errors import StateError
+from localsgd.gradient_rounds import Staging
+from localsgd.gradients import unscale_
+from localsgd.observer import Observer
 from localsgd.optimizer_state import OptimizerState
 from localsgd.reports import SyncKind
-from localsgd.schedules import Observation, RoundSoFar, Schedule, WatchingSchedule
+from localsgd.schedules import Schedule
 from localsgd.synchronizer import Synchronizer
+from localsgd.watch import Watch
 
 __all__ = ["OneStepRounds", "Stepper"]
 
@@ -31,6 +34,7 @@ class Stepper:
         replica_level: Outermost level in whose blocks all workers are still alike, optimizer state included; 0 for none. So
             long, rounds of one step at that level average gradients instead of parameters.
         is_reading: Whether the rows hold the consensus model for reading, so that nothing may step.
+        gradients: Averages gradients in rounds of one step.
     """
 
     def __init__(
@@ -56,16 +60,13 @@ class Stepper:
             clip_norm: Largest norm of the gradient that enters an optimizer step; ``None`` does not clip.
         """
         self._models, self._optimizers, self._synchronizer = models, optimizers, synchronizer
+        self.gradients, self._late = synchronizer.gradients, synchronizer.late
         self._num_levels, self._clip_norm = len(schedules), clip_norm
         self._optimizer_state = optimizer_state
         self._turn = 0
-        self._inner_lr = self._initial_lr = self._read_learning_rate()
-        self._initial_loss: float | None = None
-        last = schedules[-1]
-        self._watching = last if isinstance(last, WatchingSchedule) else None
-        self._samples = [0.0] * len(models)
-        self._round_began = time.monotonic()
-        self.clock = Clock(schedules, self._observation())
+        self._observer = Observer(optimizers[0], synchronizer.ledger)
+        self._watch = Watch(schedules[-1], len(models))
+        self.clock = Clock(schedules, self._observer.observation())
         self.is_reading = False
         # LBFGS calls its closure as often as it likes, which may differ between workers: it never averages gradients.
         self._may_be_replicas = averages_gradients and not any(isinstance(own, LBFGS) for own in optimizers)
@@ -93,7 +94,7 @@ class Stepper:
             )
             self._require_no_clipping()
         if self._turn == 0:
-            self._inner_lr = self._read_learning_rate()  # before a scheduler changes it
+            self._observer.read()  # before a scheduler changes it
         level = self._gradient_level
         if level and closure is None:
             return self._step_together(scaler, level=level, row=row)
@@ -104,7 +105,7 @@ class Stepper:
         result = None
         for index in self._take_turn(row):
             result = self._step_alone(index, closure, scaler)
-            self._samples[index] += num_samples
+            self._watch.add(index, num_samples)
         if self._turn == 0:
             self._tick()
         return result
@@ -119,7 +120,7 @@ class Stepper:
             The closure to use instead.
         """
         self.require_idle("optimizer.step()")
-        self._inner_lr = self._read_learning_rate()
+        self._observer.read()
         if closure is not None:
             self._require_no_clipping()
         if not self._gradient_level:
@@ -143,7 +144,7 @@ class Stepper:
         if level:
             self._conclude_together(level)
         else:
-            self._samples[0] += 1
+            self._watch.add(0, 1)
             self._tick()
 
     @property
@@ -165,16 +166,37 @@ class Stepper:
         if self.averages_gradients:
             raise StateError("count() came for a step that averages gradients first; take it with step().")
         require_at_least("num_steps", num_steps, 1)
-        due = self.clock.steps + 1 if self._watching is not None else self.clock.next_sync
+        due = self.clock.steps + 1 if self._watch.is_watching else self.next_event
         require(
             due is None or self.clock.steps + num_steps <= max(due, self.clock.steps + 1),
             f"num_steps={num_steps} after step {self.clock.steps} would miss the end of the round after step {due}; count "
             "up to there first.",
         )
-        self._inner_lr = self._read_learning_rate()
-        self._samples = [samples + num_steps for samples in self._samples]
+        self._observer.read()
+        for row in range(len(self._models)):
+            self._watch.add(row, num_steps)
         for _ in range(num_steps):
             self._tick()
+
+    def count_round(self, take: Callable[[], object] | None = None, *, is_last: bool = True) -> None:
+        """Count a round of one step whose gradients somebody else has staged together or, in a single process, averaged.
+
+        Args:
+            take: Steps all rows with the mean, called as soon as that is there; ``None`` if they have stepped already.
+            is_last: Whether the rows are now as this step left them, so that the outer optimizer may look at them.
+
+        Raises:
+            StateError: If no gradients are averaged now.
+        """
+        self.require_idle("count_round()")
+        if not self.averages_gradients:
+            raise StateError("count_round() came for a step that averages no gradients; use count().")
+        self._observer.read()
+        level = self._gradient_level
+        self._average_gradients(level, staged="together" if take else "averaged")
+        if take is not None:
+            take()
+        self._conclude_together(level, has_stepped=is_last)
 
     def sync_parameters(self, kind: SyncKind, *, level: int) -> None:
         """Average the parameters and begin a new round.
@@ -183,29 +205,27 @@ class Stepper:
             kind: Why.
             level: Level of the topology.
         """
-        is_weighed = self._watching is not None and self._watching.weighs_by_samples and any(self._samples)
         excluded = self._synchronizer.average_parameters(
             step=self.clock.steps,
             level=level,
             kind=kind,
-            inner_lr=self._inner_lr,
-            weights=self._samples if is_weighed else None,
+            inner_lr=self._observer.inner_lr,
+            weights=self._watch.weights,
         )
         if level == self._num_levels:
-            self._samples = [0.0] * len(self._models)
-            self._round_began = time.monotonic()
+            self._watch.restart()
         for row in excluded:
             self._optimizer_state.forget(row)
         self._optimizer_state.sync(self._synchronizer.blocks(level))
         if self._optimizer_state.makes_replicas and self._may_be_replicas:
             self.replica_level = max(self.replica_level, level)
-        self.clock.begin_rounds(level, self._observation())
+        self.clock.begin_rounds(level, self._observer.observation())
         if self.replica_level:
             self._expect()
 
     def rest(self) -> None:
         """Expect no step soon: whatever gradients come now are not sent before a step asks for them."""
-        self._synchronizer.gradients.expect(0)
+        self.gradients.expect(0)
 
     def require_idle(self, call: str) -> None:
         """Refuse a call in the middle of a step, or while the consensus model is being read.
@@ -226,12 +246,28 @@ class Stepper:
     @property
     def is_flushed(self) -> bool:
         """Whether all processes know that there is nothing left to average."""
-        return self.clock.is_flushed and (self._watching is None or not self._watching.weighs_by_samples)
+        is_whole = self._late is None or self._late.is_settled(self.clock.steps)
+        return self.clock.is_flushed and is_whole and not self._watch.weighs
+
+    @property
+    def next_event(self) -> int | None:
+        """Value of the clock when a sync, or a fragment of one, starts or lands next; ``None`` if none does."""
+        late = None if self._late is None else self._late.next_event(*self.clock.round)
+        return min((step for step in (self.clock.next_sync, late) if step is not None), default=None)
+
+    def land(self, *, due_only: bool) -> None:
+        """Let syncs that are under way land.
+
+        Args:
+            due_only: Whether only those land that are due now.
+        """
+        if self._late is not None:
+            for row in self._late.land(self.clock.steps, due_only=due_only):
+                self._optimizer_state.forget(row)
 
     def state(self) -> dict[str, Any]:
         """Give the numbers to save."""
-        rates = {"inner_lr": self._inner_lr, "initial_lr": self._initial_lr, "initial_loss": self._initial_loss}
-        return {"replica_level": self.replica_level} | rates | self.clock.state()
+        return {"replica_level": self.replica_level} | self._observer.state() | self.clock.state()
 
     def load(self, state: dict[str, Any]) -> None:
         """Take saved numbers.
@@ -239,9 +275,9 @@ class Stepper:
         Args:
             state: What `state` returned, with as many levels.
         """
-        self.replica_level, self._inner_lr = state["replica_level"], state["inner_lr"]
-        self._initial_lr, self._initial_loss = state["initial_lr"], state["initial_loss"]
-        self._round_began = time.monotonic()
+        self.replica_level = state["replica_level"]
+        self._observer.load(state)
+        self._watch.restart_time()
         self.clock.load(state)
         self.rest()
 
@@ -254,7 +290,7 @@ class Stepper:
         optimizer = self._optimizers[row]
         if self._clip_norm is not None:
             if scaler is not None:
-                _unscale(scaler, optimizer)
+                unscale_(scaler, optimizer)
             self._clip(row)
         if scaler is not None:
             return scaler.step(optimizer)
@@ -266,12 +302,12 @@ class Stepper:
         The gradients are unscaled first, so the optimizers step without their scalers, which have already noted whether they
         overflowed; a scaler may be updated before the last row has come.
         """
-        gradients, result = self._synchronizer.gradients, None
+        gradients, result = self.gradients, None
         self._scaler = scaler
         for index in self._take_turn(row):
             gradients.note_changes(index, scaler, level=level)
             if scaler is not None:
-                _unscale(scaler, self._optimizers[index])
+                unscale_(scaler, self._optimizers[index])
             gradients.stage(index, level=level)
         if self._turn:
             return None
@@ -287,56 +323,57 @@ class Stepper:
 
     def _average_single_row(self) -> None:
         level = self._gradient_level
-        gradients = self._synchronizer.gradients
+        gradients = self.gradients
         gradients.note_changes(0, None, level=level)
         gradients.stage(0, level=level)
-        self._average_gradients(level, lenient=False)
+        self._average_gradients(level)
         gradients.load(0, level=level)
         self._clip(0)
 
-    def _average_gradients(self, level: int, *, lenient: bool) -> list[bool]:
+    def _average_gradients(self, level: int, *, lenient: bool = False, staged: Staging = "row by row") -> list[bool]:
         coming = self.clock.steps + 1
         is_sync = level == self.clock.level_due(coming)
-        return self._synchronizer.gradients.average(
-            step=coming, level=level, inner_lr=self._inner_lr, lenient=lenient, is_sync=is_sync
+        return self.gradients.average(
+            step=coming, level=level, inner_lr=self._observer.inner_lr, lenient=lenient, is_sync=is_sync, staged=staged
         )
 
     def _conclude_together(self, level: int, *, has_stepped: bool = True) -> None:
         self._lower_replicas(level)
         self.clock.steps += 1
+        self.land(due_only=True)
         due = self.clock.level_due(self.clock.steps)
         if due > level:
             self.sync_parameters("parameters", level=due)
             return
         if level == self._num_levels and has_stepped:
             self._synchronizer.conclude_gradients()
-        self.clock.begin_rounds(level, self._observation())
+        self.clock.begin_rounds(level, self._observer.observation())
+        self._start_fragments()
         self._expect()
 
     def _expect(self) -> None:
         """Let gradients of the coming step be sent while backward still runs, if it is to average them."""
-        if self._may_be_replicas and self._synchronizer.gradients.can_overlap:
-            self._synchronizer.gradients.expect(self._gradient_level, self._scaler)
+        if self._may_be_replicas and self.gradients.can_overlap:
+            self.gradients.expect(self._gradient_level, self._scaler)
 
     def _tick(self) -> None:
         self._lower_replicas(0)
         self.clock.steps += 1
-        due = self._num_levels if self._is_over() else self.clock.level_due(self.clock.steps)
+        self.land(due_only=True)
+        is_over = self._watch.is_over(self.clock.steps_in_round, self._synchronizer.measure_drift)
+        due = self._num_levels if is_over else self.clock.level_due(self.clock.steps)
         if due:
             self.sync_parameters("parameters", level=due)
+        self._start_fragments()
 
-    def _is_over(self) -> bool:
-        """Ask a watching schedule, if there is one."""
-        if self._watching is None:
-            return False
-        drift = self._synchronizer.measure_drift() if self._watching.needs_drift else None
-        seconds = time.monotonic() - self._round_began
-        return self._watching.is_over(RoundSoFar(steps=self.clock.steps_in_round, seconds=seconds, drift_norm=drift))
+    def _start_fragments(self) -> None:
+        if self._late is not None:
+            self._synchronizer.start_fragments(self.clock.steps, self.clock.round, inner_lr=self._observer.inner_lr)
 
     def _lower_replicas(self, level: int) -> None:
         if level < self.replica_level:
             self.replica_level = level
-            self._synchronizer.gradients.discard(above=level)
+            self.gradients.discard(above=level)
 
     def _clip(self, row: int) -> None:
         if self._clip_norm is not None:
@@ -355,32 +392,5 @@ class Stepper:
         self._turn = (self._turn + 1) % num_rows
         return range(row or 0, (row or 0) + 1)
 
-    def _read_learning_rate(self) -> float:
-        return float(self._optimizers[0].param_groups[0].get("lr", 0.0))
-
-    def _observation(self) -> Observation:
-        """Tell what all workers of the block agree on: before the first sync, that their optimizers were alike."""
-        ledger = self._synchronizer.ledger
-        rate, loss = ledger.agreed("learning_rate"), ledger.agreed("train_loss")
-        if self._initial_loss is None:
-            self._initial_loss = loss
-        if "lr" not in self._optimizers[0].param_groups[0]:
-            return Observation(train_loss=loss, initial_loss=self._initial_loss)
-        return Observation(
-            learning_rate=self._inner_lr if rate is None else rate,
-            train_loss=loss,
-            initial_learning_rate=self._initial_lr,
-            initial_loss=self._initial_loss,
-        )
-
     def _require_no_clipping(self) -> None:
         require(self._clip_norm is None, "clip_norm cannot be combined with a closure; clip inside the closure.")
-
-
-def _unscale(scaler: torch.amp.GradScaler, optimizer: Optimizer) -> None:
-    """Unscale gradients, unless the loop has already done so in order to clip them."""
-    try:
-        scaler.unscale_(optimizer)
-    except RuntimeError as error:
-        if "unscale_() has already been called" not in str(error):
-            raise

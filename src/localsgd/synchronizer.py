@@ -13,12 +13,16 @@ from localsgd.buffers.flat import FlatRows
 from localsgd.communicators.protocol import Communicator
 from localsgd.compressed_mean import CompressedMean
 from localsgd.compression import Compressor
+from localsgd.consensus import Consensus, describe_drift
 from localsgd.conversation import Conversation, Translation
 from localsgd.facts import Facts
+from localsgd.fragments import cut_rows
 from localsgd.gradient_rounds import GradientRounds
 from localsgd.inspector import Inspector, NonFinitePolicy
+from localsgd.late_syncs import LateSyncs
 from localsgd.ledger import Ledger
 from localsgd.outer.protocol import OuterOptimizer
+from localsgd.overlap import Overlap
 from localsgd.reports import SyncKind
 from localsgd.topology import Topology
 
@@ -33,6 +37,7 @@ class Synchronizer:
         ledger: What each sync told.
         conversation: What is told in every exchange.
         gradients: The rounds of one step, in which gradients are averaged instead.
+        late: Syncs of everyone's parameters that overlap or go by fragments; ``None`` where they do neither.
     """
 
     def __init__(
@@ -50,6 +55,7 @@ class Synchronizer:
         keep_anchor: bool,
         counts_steps: bool,
         overlap_gradients: bool,
+        overlap: Overlap,
     ) -> None:
         """Prepare to sync; the rows must already be alike on every worker.
 
@@ -66,8 +72,9 @@ class Synchronizer:
             keep_anchor: Whether to keep an anchor even if neither ``outer``, ``compressor`` nor the report needs it.
             counts_steps: Whether all workers take the same number of steps, so that they can be compared.
             overlap_gradients: Whether gradients may be sent while backward still runs.
+            overlap: How syncs of everyone's parameters overlap with steps, and in how many fragments they go.
         """
-        self._rows, self._topology, self._outer = rows, topology, outer
+        self._rows, self._topology = rows, topology
         self._first_worker = first_worker
         self._inspector = Inspector(rows, topology, non_finite=non_finite, counts_steps=counts_steps)
 
@@ -85,19 +92,33 @@ class Synchronizer:
         )
         self.gradients = GradientRounds(self._levels, self.conversation, overlaps=overlap_gradients)
         self._measure_drift = measure_drift
-        start = [group.storage[0, : group.layout.num_parameters] for group in rows.groups]
-        wide = [group.layout.accumulation_dtype for group in rows.groups]
         self._compressed: CompressedMean | None = None
         if compressor is not None and topology.block_sizes[-1] > 1:  # one block has nobody to tell anything
             self._compressed = CompressedMean(compressor, self._everyone, topology, first_worker=first_worker)
         keeps_anchor = measure_drift or keep_anchor or outer.needs_anchor or self._compressed is not None
-        self._anchors = [p.to(d, copy=True) for p, d in zip(start, wide, strict=True)] if keeps_anchor else []
-        self._outer_state = [outer.init(p.to(d)) for p, d in zip(start, wide, strict=True)]
+        fragments = cut_rows([group.layout for group in rows.groups], overlap.fragments)
+        self._consensus = Consensus(rows, outer, fragments, keeps_anchor=keeps_anchor)
+        self._aligned_at = 0
+        self.late: LateSyncs | None = None
+        if overlap.is_late:
+            self.late = LateSyncs(
+                self._everyone,
+                topology,
+                first_worker=first_worker,
+                consensus=self._consensus,
+                conversation=self.conversation,
+                fragments=fragments,
+                overlap_steps=overlap.steps,
+                mixing=overlap.mixing,
+                measure_drift=measure_drift,
+            )
 
     def average_parameters(
         self, *, step: int, level: int, kind: SyncKind, inner_lr: float, weights: Sequence[float] | None = None
     ) -> list[int]:
         """Average the workers' parameters, step the outer optimizer, and start every row from the result.
+
+        Where syncs are late, one that ends a round of everyone's is only started; what is under way lands before any other.
 
         Args:
             step: Steps taken by each worker.
@@ -118,15 +139,37 @@ class Synchronizer:
         Cost:
             One all-reduce a group. Every process must call this.
         """
-        about = self.ledger.begin(self._levels[level - 1], step=step, level=level, kind=kind)
-        excluded: list[Offender] = []
-        with Translation(step=step, level=level):
-            for block in self._levels[level - 1]:
-                is_compressed = block is self._everyone and self._compressed is not None
-                average = self._average_compressed if is_compressed else self._average_block
-                excluded += average(block, about, inner_lr=inner_lr, weights=weights)
-        self.ledger.close(about, self._levels[level - 1], is_sync=True)
-        return [offender.worker - self._first_worker for offender in excluded]
+        if self.late is None or level < self._topology.num_levels:
+            return self._average_level(step=step, level=level, kind=kind, inner_lr=inner_lr, weights=weights)
+        if kind == "parameters":
+            excluded = self._align_blocks(step=step, inner_lr=inner_lr)
+            return excluded + self.late.start_rest(step, inner_lr=inner_lr)
+        excluded = self.late.land(step, due_only=False)
+        excluded += self._average_level(step=step, level=level, kind=kind, inner_lr=inner_lr)
+        self.late.note_whole_sync(step)
+        return excluded
+
+    def start_fragments(self, step: int, around: tuple[int, int | None], *, inner_lr: float) -> None:
+        """Start the fragments that are due inside a round, if there are any.
+
+        Args:
+            step: Steps taken by each worker.
+            around: Steps after which the round began, and at which it ends; ``None`` if that is not known.
+            inner_lr: Learning rate of the steps just taken.
+
+        Raises:
+            DisagreementError: As `average_parameters` does; so are the others.
+            NonFiniteError: If a worker is not finite, or was not when what had to land started.
+            SyncError: If an exchange fails.
+
+        Cost:
+            One all-reduce a group for each of them. Every process must call this.
+        """
+        if self.late is None or not self.late.has_due_fragment(step, *around):
+            return
+        if self.late.overlaps:
+            self._align_blocks(step=step, inner_lr=inner_lr)
+        self.late.start_fragments(step, begin=around[0], end=around[1], inner_lr=inner_lr)
 
     def blocks(self, level: int) -> Sequence[Averager]:
         """List this process's blocks at a level.
@@ -151,16 +194,17 @@ class Synchronizer:
         Cost:
             One pass over the rows and one all-reduce of a single number. Every process must call this.
         """
-        total = torch.tensor([self._everyone.squared_drift(self._anchors)], dtype=torch.float64)
+        drift = self._everyone.worker.sum(self._everyone.squared_drift(self._consensus.anchors))
+        total = torch.tensor([drift], dtype=torch.float64)
         on_device = total.to(self._rows.groups[0].layout.device)
         self._everyone.communicator.all_reduce_(on_device)
         return math.sqrt(on_device.item() / self._everyone.num_workers)
 
     def conclude_gradients(self) -> None:
         """Let the outer optimizer act after a round whose gradients were averaged; nothing is exchanged."""
-        if self._anchors:
+        if self._consensus.anchors:
             vectors = [g.storage[0].to(g.layout.accumulation_dtype) for g in self._rows.groups]
-            self._step_outer(vectors, self.ledger.agreed("learning_rate"))
+            self._consensus.step_(vectors, inner_lr=self.ledger.agreed("learning_rate"))
             for group, vector in zip(self._rows.groups, vectors, strict=True):
                 parameters = slice(0, group.layout.num_parameters)
                 for row in group.storage:
@@ -195,8 +239,9 @@ class Synchronizer:
 
     def state(self) -> dict[str, Any]:
         """Give what has to be saved; tensors are not copies."""
-        numbers = {"anchors": list(self._anchors), "outer_state": list(self._outer_state)}
-        return numbers | self.ledger.state() | ({} if self._compressed is None else self._compressed.state())
+        compressed = {} if self._compressed is None else self._compressed.state()
+        late = {} if self.late is None else self.late.state()
+        return self._consensus.state() | self.ledger.state() | compressed | late
 
     def load(self, state: dict[str, Any]) -> None:
         """Take a saved state of the same shapes.
@@ -206,7 +251,7 @@ class Synchronizer:
 
         Raises:
             ArgumentError: If the state holds more or fewer anchors than the options ask for, or does not have the residuals
-                of this process's workers.
+                or snapshots of this process's workers.
         """
         own = None if self._compressed is None else self._compressed.state()["compression"]
         require(
@@ -214,38 +259,65 @@ class Synchronizer:
             f"state was saved with compression={state.get('compression')}, and now it is compression={own}; resume with the "
             "compression with which it was saved.",
         )
-        saved_anchors, saved_outer = state["anchors"], state["outer_state"]
+        late = None if self.late is None else self.late.describe()
         require(
-            len(saved_anchors) == len(self._anchors) and [*map(set, saved_outer)] == [*map(set, self._outer_state)],
-            f"state holds {len(saved_anchors)} anchor(s) and outer state {[*map(sorted, saved_outer)]}, these options need "
-            f"{len(self._anchors)} and {[*map(sorted, self._outer_state)]}; resume with the outer optimizer and "
-            "measure_drift with which it was saved.",
+            state.get("overlap") == late,
+            f"state was saved with overlap {state.get('overlap')}, and now it is {late}; resume with the overlap_steps, "
+            "overlap_mixing and fragments with which it was saved.",
         )
+        self._consensus.require_fit(state)
         if self._compressed is not None:
             self._compressed.load(state)
-        for mine, saved in zip(self._anchors, saved_anchors, strict=True):
-            mine.copy_(saved)
-        for own, saved_state in zip(self._outer_state, saved_outer, strict=True):
-            for name, tensor in own.items():
-                tensor.copy_(saved_state[name])
+        if self.late is not None:
+            self.late.load(state)
+        self._consensus.load(state)
         self.ledger.load(state)
+
+    def _align_blocks(self, *, step: int, inner_lr: float) -> list[int]:
+        """Average the blocks of the level below the last: workers of a block are to stay alike while a sync is under way."""
+        below = self._topology.num_levels - 1
+        if below == 0 or self._aligned_at == step:
+            return []
+        return self._average_level(step=step, level=below, kind="parameters", inner_lr=inner_lr, is_sync=False)
+
+    def _average_level(
+        self,
+        *,
+        step: int,
+        level: int,
+        kind: SyncKind,
+        inner_lr: float,
+        weights: Sequence[float] | None = None,
+        is_sync: bool = True,
+    ) -> list[int]:
+        about = self.ledger.begin(self._levels[level - 1], step=step, level=level, kind=kind)
+        excluded: list[Offender] = []
+        with Translation(step=step, level=level):
+            for block in self._levels[level - 1]:
+                is_compressed = block is self._everyone and self._compressed is not None
+                average = self._average_compressed if is_compressed else self._average_block
+                excluded += average(block, about, inner_lr=inner_lr, weights=weights)
+        self.ledger.close(about, self._levels[level - 1], is_sync=is_sync)
+        if level >= self._topology.num_levels - 1:
+            self._aligned_at = step
+        return [offender.worker - self._first_worker for offender in excluded]
 
     def _average_block(
         self, block: Averager, about: dict[str, Any], *, inner_lr: float, weights: Sequence[float] | None
     ) -> list[Offender]:
         is_everyone = block is self._everyone
         measures = self._measure_drift and is_everyone
-        drift = block.squared_drift(self._anchors) if measures else 0.0
+        drift = block.squared_drift(self._consensus.anchors) if measures else 0.0
         vectors, offenders = block.sum_rows_(weights)
         facts = self._facts(block, offenders, about, inner_lr=inner_lr, squared_drift=drift, weights=weights)
         total = block.exchange_(vectors, facts)
         self._inspector.require_same_call(block, total, kind=about["kind"], step=about["step"])
         self.conversation.note(about, total, vectors)
         if measures:
-            about.update(self._describe_drift(total, block.squared_change(vectors, self._anchors)))
+            about.update(describe_drift(total, block.squared_change(vectors, self._consensus.anchors)))
         if total.finite_workers:
             if is_everyone:
-                self._step_outer(vectors, total.learning_rate)
+                self._step_outer(vectors, about, inner_lr=total.learning_rate)
             block.spread_(vectors)
         self._inspector.judge(block, total, offenders, step=about["step"], level=about["level"])
         return offenders
@@ -257,7 +329,7 @@ class Synchronizer:
         compressed = self._compressed
         if compressed is None:
             return []
-        drift = block.squared_drift(self._anchors) if self._measure_drift else 0.0
+        drift = block.squared_drift(self._consensus.anchors) if self._measure_drift else 0.0
         offenders = compressed.sum_tails_(weights)
         facts = self._facts(block, offenders, about, inner_lr=inner_lr, squared_drift=drift, weights=weights)
         total = compressed.exchange_tails_(facts)
@@ -267,9 +339,9 @@ class Synchronizer:
         about["bytes_by_level"] = compressed.with_payloads(about["bytes_by_level"])
         if self._measure_drift:
             # What arrived does not tell where the workers' changes pointed.
-            about.update(self._describe_drift(total, 0.0) | {"cosine": None})
-        vectors = compressed.mean_(self._anchors, total, offenders, weights=weights)
-        self._step_outer(vectors, total.learning_rate)
+            about.update(describe_drift(total, 0.0) | {"cosine": None})
+        vectors = compressed.mean_(self._consensus.anchors, total, offenders, weights=weights)
+        self._consensus.step_(vectors, inner_lr=total.learning_rate)
         block.spread_(vectors)
         compressed.spread_buffers_(total)
         return offenders
@@ -294,21 +366,7 @@ class Synchronizer:
             tag=self._inspector.tag(about["kind"], about["step"]),
         )
 
-    def _step_outer(self, vectors: list[Tensor], inner_lr: float) -> None:
-        for index, (group, vector) in enumerate(zip(self._rows.groups, vectors, strict=True)):
-            mean = vector[: group.layout.num_parameters]
-            anchor = self._anchors[index] if self._anchors else mean
-            if self._anchors and group.layout.dtype != anchor.dtype:
-                # Rows hold the anchor rounded: without this, rounding would pass for a change that the workers made.
-                mean += anchor - anchor.to(group.layout.dtype)
-            self._outer.update_(mean, anchor, self._outer_state[index], inner_lr=inner_lr)
-            if self._anchors:
-                anchor.copy_(mean)
-
-    def _describe_drift(self, total: Facts, squared_change: float) -> dict[str, float | None]:
-        count = total.finite_workers
-        drift = (total.squared_drift / count) ** 0.5 if count else None
-        cosine = None
-        if count > 1 and total.squared_drift > 0:
-            cosine = (count**2 * squared_change / total.squared_drift - 1) / (count - 1)
-        return {"drift_norm": drift, "cosine": cosine}
+    def _step_outer(self, vectors: Sequence[Tensor], about: dict[str, Any], *, inner_lr: float) -> None:
+        is_flush = self.late is not None and about["kind"] == "flush"
+        fresh = self.late.fresh_fragments(about["step"]) if self.late is not None and is_flush else []
+        self._consensus.step_(vectors, inner_lr=inner_lr, except_for=fresh)

@@ -1,9 +1,11 @@
 """What every engine must do: train as the plain one does. A new engine joins by one line in ``TOLERANCES``."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
-from localsgd import ArgumentError
+from localsgd import ArgumentError, NonFiniteError
 from localsgd.lab.engine import ENGINES, Engine
 from localsgd.lab.interrupted import Interrupted
 from tests.lab.small_runs import Watcher, run, saved_state, untimed_record, untimed_summary
@@ -34,6 +36,27 @@ RUNS = {
     "data with replacement": ["algorithm=local", "data.distribution=replacement"],
 }
 BF16 = {"rtol": 2e-2, "atol": 2e-3}
+
+ONE_STEP = {
+    "BatchNorm": ["algorithm=minibatch"],
+    "BatchNorm, post-local": ["algorithm=post-local"],
+    "BatchNorm, statistics of their own": ["algorithm=post-local", "buffers=local"],
+    "BatchNorm, statistics of the first": ["algorithm=minibatch", "buffers=broadcast"],
+    "clipping": ["algorithm=post-local", "optimizer.clip_norm=0.1"],
+    "AdamW, clipping": ["algorithm=minibatch", "optimizer.clip_norm=0.1", *ADAMW],
+    "LARS": ["algorithm=post-local", "optimizer.name=lars"],
+    "bfloat16, channels_last": ["algorithm=post-local", "precision=bfloat16", "channels_last=true"],
+    "a share that is no power of two": ["algorithm=minibatch", "workers=3"],
+    "one worker": ["algorithm=minibatch", "workers=1", "batch_size=64"],
+    "an outer optimizer": ["algorithm=post-local", "outer.name=nesterov"],
+    "blocks": [*BLOCKS, "period=1"],
+    "rounds that grow": ["algorithm=local", "period=4", "schedule.warmup_epochs=2"],
+    "a schedule that looks at losses": ["algorithm=adacomm", "period=1"],
+    "compression afterwards": ["algorithm=post-local", "compression.name=sign"],
+    "late syncs afterwards": ["algorithm=post-local", "overlap_steps=2", "fragments=2"],
+    "evaluated within": ["algorithm=minibatch", "evaluate_every_epochs=1", "checkpoint_every_epochs=2"],
+}
+"""Rounds of one step by the graph engine, which captures them in several ways."""
 
 
 def numbers(saved, path=""):
@@ -87,7 +110,15 @@ def test_models_optimizers_and_the_record_are_those_of_the_plain_engine(engine, 
         assert mine == theirs
 
 
-@pytest.mark.parametrize("overrides", [["algorithm=post-local"], ["algorithm=local", "optimizer.clip_norm=0.3"]])
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["algorithm=post-local"],
+        ["algorithm=local", "optimizer.clip_norm=0.3"],
+        ["algorithm=local", "precision=bfloat16", "channels_last=true"],
+    ],
+    ids=["float32", "clipped", "bfloat16"],
+)
 def test_batch_norm_has_statistics_of_each_worker_and_gradients_are_clipped(overrides, tmp_path):
     for engine in ("plain", "graph"):
         run(f"engine={engine}", *overrides, name="digits-cnn", out=tmp_path / engine)
@@ -95,6 +126,50 @@ def test_batch_norm_has_statistics_of_each_worker_and_gradients_are_clipped(over
     first, second = (saved_state(tmp_path / "graph")[f"worker-000{worker}.pt"]["model"] for worker in (0, 1))
     if overrides[0] == "algorithm=local":  # 12 steps, the last sync after 10
         assert any(not torch.equal(first[name], second[name]) for name in first if "running_mean" in name)
+
+
+@pytest.mark.parametrize("name", ONE_STEP)
+def test_rounds_of_one_step_in_a_graph_are_those_of_the_plain_engine(name, tmp_path):
+    summaries = [run(f"engine={e}", *ONE_STEP[name], name="digits-cnn", out=tmp_path / e) for e in ("plain", "graph")]
+    assert [summary["engine"] for summary in summaries] == ["plain", "graph"]
+    assert_alike(tmp_path / "graph", tmp_path / "plain", EXACT, summaries[0]["steps"])
+    assert untimed_record(tmp_path / "graph") == untimed_record(tmp_path / "plain")
+
+
+@pytest.mark.parametrize("engine", [name for name in TOLERANCES if name != "plain"])
+@pytest.mark.parametrize(
+    "overrides", [[], ["outer.name=nesterov"], ["optimizer.name=adamw", "optimizer.nesterov=false"]]
+)
+def test_a_run_that_diverges_ends_after_the_same_step_with_the_same_words(engine, overrides, tmp_path):
+    wild = ["algorithm=minibatch", "optimizer.learning_rate=1e10", "optimizer.warmup_epochs=0", *overrides]
+    messages = []
+    for each in ("plain", engine):
+        with pytest.raises(NonFiniteError, match=r"worker 0 of 4: .* is not finite") as caught:
+            run(f"engine={each}", *wild, out=tmp_path / each)
+        messages.append(str(caught.value))
+    assert messages[0] == messages[1]
+    assert untimed_record(tmp_path / engine) == untimed_record(tmp_path / "plain")
+
+
+def run_in_process(engine, overrides, folder):
+    torch.set_num_threads(1)
+    return run(f"engine={engine}", *overrides, name="digits-cnn", out=Path(folder))["engine"]
+
+
+@pytest.mark.parametrize("overrides", [["algorithm=post-local"], ["algorithm=minibatch", "optimizer.clip_norm=0.1"]])
+def test_two_processes_of_two_rows_train_as_one_of_four(overrides, processes, tmp_path):
+    for engine, number in (("plain", 2), ("graph", 2), ("graph", 1)):
+        folder = tmp_path / f"{engine}-{number}"
+        assert processes(run_in_process, number, engine, overrides, str(folder)) == [engine] * number
+    assert_alike(tmp_path / "graph-2", tmp_path / "plain-2", EXACT)
+    assert untimed_record(tmp_path / "graph-2") == untimed_record(tmp_path / "plain-2")
+    split, whole = (saved_state(tmp_path / name) for name in ("graph-2", "graph-1"))
+    workers = [name for name in whole if name.startswith("worker")]
+    assert len(workers) == 4
+    mine, theirs = (numbers({name: saved[name] for name in workers}) for saved in (split, whole))
+    # The processes' shares are added in another order, and BatchNorm and momentum let a rounding of 6e-8 grow over 12 steps.
+    for place, expected in theirs.items():
+        torch.testing.assert_close(mine[place], expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("engine", TOLERANCES)
@@ -140,7 +215,7 @@ def test_engines_have_their_names_and_meet_the_protocol():
     [
         ("stacked", [], "digits-cnn", "model 'digits-cnn' has buffers that change as it trains"),
         ("stacked", ["optimizer.clip_norm=1"], "digits-mlp", "clip_norm looks at the norm of each worker's gradient"),
-        ("graph", ["optimizer.name=lars"], "digits-mlp", "LARS looks at the norm of each worker's tensors"),
+        ("stacked", ["optimizer.name=lars"], "digits-mlp", "LARS looks at the norm of each worker's tensors"),
         (
             "graph",
             ["optimizer.gradient_noise_variance=1e-5", "optimizer.gradient_noise_decay=1"],
@@ -148,6 +223,7 @@ def test_engines_have_their_names_and_meet_the_protocol():
             "gradient noise is drawn anew",
         ),
         ("graph", ["algorithm=growing-minibatch", "schedule.factor=2"], "digits-mlp", "made of several batches"),
+        ("graph", ["optimizer.fused=false"], "digits-cnn", "fused=false reads the learning rate on the host"),
     ],
 )
 def test_what_an_engine_cannot_do_is_refused_with_the_reason_and_auto_avoids_it(engine, overrides, name, reason):

@@ -7,15 +7,15 @@ from datetime import timedelta
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from localsgd import Every, LocalSGD, SyncError
 from tests.equivalence.plain import OPTIMIZERS, batches, loss_of, perceptron
+from tests.process_pool import warm_context
 
 
 @pytest.mark.parametrize("how", ["dies", "stops_calling"])
 def test_the_survivors_raise_with_level_and_step(how, tmp_path):
-    context = mp.get_context("spawn")
+    context = warm_context()
     results = context.Queue()
     arguments = [(rank, how, str(tmp_path / "rendezvous"), results) for rank in range(2)]
     processes = [context.Process(target=_train, args=own, daemon=True) for own in arguments]

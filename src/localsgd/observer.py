@@ -1,0 +1,62 @@
+"""What schedules that observe get to see: rates and losses on which all workers agree."""
+
+from typing import Any, final
+
+from torch.optim import Optimizer
+
+from localsgd.ledger import Ledger
+from localsgd.schedules import Observation
+
+__all__ = ["Observer"]
+
+
+@final
+class Observer:
+    """Reads the learning rate of one optimizer, and what syncs told about those of all.
+
+    Attributes:
+        inner_lr: Learning rate of the latest step, as this process has it.
+    """
+
+    def __init__(self, optimizer: Optimizer, ledger: Ledger) -> None:
+        """Read the first learning rate.
+
+        Args:
+            optimizer: The optimizer of the first row.
+            ledger: What syncs told.
+        """
+        self._optimizer, self._ledger = optimizer, ledger
+        self.read()
+        self._initial_lr = self.inner_lr
+        self._initial_loss: float | None = None
+
+    def read(self) -> None:
+        """Note the present learning rate, before a scheduler changes it."""
+        self.inner_lr = float(self._optimizer.param_groups[0].get("lr", 0.0))
+
+    def observation(self) -> Observation:
+        """Tell what all workers of the block agree on: before the first sync, that their optimizers were alike."""
+        rate, loss = self._ledger.agreed("learning_rate"), self._ledger.agreed("train_loss")
+        if self._initial_loss is None:
+            self._initial_loss = loss
+        if "lr" not in self._optimizer.param_groups[0]:
+            return Observation(train_loss=loss, initial_loss=self._initial_loss)
+        return Observation(
+            learning_rate=self.inner_lr if rate is None else rate,
+            train_loss=loss,
+            initial_learning_rate=self._initial_lr,
+            initial_loss=self._initial_loss,
+        )
+
+    def state(self) -> dict[str, Any]:
+        """Give the numbers to save."""
+        return {"inner_lr": self.inner_lr, "initial_lr": self._initial_lr, "initial_loss": self._initial_loss}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Take saved numbers.
+
+        Args:
+            state: What `state` returned.
+        """
+        self.inner_lr = state["inner_lr"]
+        self._initial_lr, self._initial_loss = state["initial_lr"], state["initial_loss"]

@@ -1,0 +1,128 @@
+"""A run stopped while a sync is under way and resumed equals the unbroken run, bit for bit."""
+
+import copy
+import io
+
+import pytest
+import torch
+
+from localsgd import ArgumentError, BlockMomentum, Every, LocalSGD, replicate
+from tests.equivalence.plain import OPTIMIZERS, batches, convolutional, loss_of, perceptron
+
+OPTIONS = [
+    {"overlap_steps": 3},
+    {"overlap_steps": 3, "overlap_mixing": 0.5, "measure_drift": True},
+    {"overlap_steps": 3, "fragments": 4, "outer": BlockMomentum(0.5)},
+    {"fragments": 2},
+]
+
+
+def build(num_rows, options, make_model=perceptron):
+    models = replicate(make_model(), num_rows)
+    optimizers = [OPTIMIZERS[1](m.parameters()) for m in models]
+    return models, optimizers, LocalSGD(models, optimizers, Every(4), **options)
+
+
+def train(models, optimizers, local, data, *, first_worker=0):
+    for row in data:
+        for index, model in enumerate(models):
+            loss_of(model, row[first_worker + index]).backward()
+            local.step(row=index)
+            optimizers[index].zero_grad()
+
+
+def save(models, optimizers, local):
+    file = io.BytesIO()
+    states = [[part.state_dict() for part in parts] for parts in (models, optimizers)]
+    torch.save([*states, local.state_dict()], file)
+    file.seek(0)
+    return torch.load(file, weights_only=True)
+
+
+def load(parts, saved):
+    models, optimizers, local = parts
+    for objects, states in zip((models, optimizers), saved[:2], strict=True):
+        for item, state in zip(objects, states, strict=True):
+            item.load_state_dict(state)
+    local.load_state_dict(saved[2])
+
+
+def assert_alike(ours, theirs):
+    for mine, other in zip(ours[0], theirs[0], strict=True):
+        for name, tensor in other.state_dict().items():
+            assert torch.equal(mine.state_dict()[name], tensor), name
+    for name in ("rounds", "bytes_by_level", "wire_bytes"):
+        assert getattr(ours[2].totals, name) == getattr(theirs[2].totals, name)
+
+
+@pytest.mark.parametrize("stop", [4, 5, 6, 7])
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_rows_resume_in_flight_bit_for_bit(options, stop):
+    data = batches(11, 3)
+    unbroken, first, second = (build(3, options) for _ in range(3))
+    train(*unbroken, data)
+    train(*first, data[:stop])
+    load(second, save(*first))
+    train(*second, data[stop:])
+    for parts in (unbroken, second):
+        parts[2].finish()
+    assert_alike(second, unbroken)
+
+
+def test_buffers_in_flight_are_saved():
+    data = batches(9, 2)
+    unbroken, first, second = (build(2, OPTIONS[0], convolutional) for _ in range(3))
+    train(*unbroken, data)
+    train(*first, data[:5])
+    load(second, save(*first))
+    train(*second, data[5:])
+    assert_alike(second, unbroken)
+
+
+def test_saving_lands_nothing():
+    parts = build(2, OPTIONS[0])
+    train(*parts, batches(5, 2))
+    models, _, local = parts
+    before = [{name: tensor.clone() for name, tensor in model.state_dict().items()} for model in models]
+    state = local.state_dict()
+    assert [flight["due"] for flight in state["in_flight"]] == [7]
+    assert sorted(state["snapshots"]) == [0, 1]
+    assert local.totals.rounds == 0
+    for model, own in zip(models, before, strict=True):
+        assert all(torch.equal(tensor, own[name]) for name, tensor in model.state_dict().items())
+
+
+def test_processes_resume_in_flight_bit_for_bit(processes):
+    for unbroken, resumed, loaded_over in processes(_break_and_resume, 2):
+        assert unbroken == resumed
+        assert unbroken == loaded_over, "what was under way was given up"
+
+
+def _break_and_resume():
+    data, rank = batches(9, 4), torch.distributed.get_rank()
+    unbroken, first, second, third = (build(2, OPTIONS[2]) for _ in range(4))
+    train(*unbroken, data, first_worker=2 * rank)
+    train(*first, data[:5], first_worker=2 * rank)
+    saved = save(*first)
+    train(*third, data[:7], first_worker=2 * rank)
+    for parts in (second, third):
+        load(parts, copy.deepcopy(saved))  # optimizers go on with the tensors that they load
+        train(*parts, data[5:], first_worker=2 * rank)
+    found = []
+    for models, _, local in (unbroken, second, third):
+        local.finish()
+        found.append([{n: t.tolist() for n, t in m.state_dict().items()} for m in models])
+    return found
+
+
+def test_a_state_of_other_options_or_without_a_snapshot_is_refused():
+    parts = build(2, OPTIONS[0])
+    train(*parts, batches(5, 2))
+    state = parts[2].state_dict()
+    with pytest.raises(ArgumentError, match=r"saved with overlap overlap_steps=3, .*and now it is None; resume with"):
+        build(2, {})[2].load_state_dict(state)
+    with pytest.raises(ArgumentError, match=r"and now it is overlap_steps=2, overlap_mixing=None, fragments=1"):
+        build(2, {"overlap_steps": 2})[2].load_state_dict(state)
+    del state["snapshots"][1]
+    with pytest.raises(ArgumentError, match=r"snapshots of the workers \[0\], and this process needs those of \[1\]"):
+        build(2, OPTIONS[0])[2].load_state_dict(state)
