@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from localsgd import Averaging, BlockMomentum, Nesterov, SlowMo
+from localsgd import ArgumentError, Averaging, BlockMomentum, Nesterov, SlowMo
 from localsgd.lab.optimizers import make_optimizer, make_outer
 from localsgd.lab.sections import OptimizerConfig, OuterConfig
 from localsgd.optim import LARS
@@ -38,6 +38,29 @@ def test_sgd_decays_everything_but_normalisation():
     groups = optimizer.param_groups
     assert [(len(group["params"]), group["weight_decay"]) for group in groups] == [(4, 0.01), (2, 0.0)]
     assert {(group["lr"], group["momentum"], group["nesterov"]) for group in groups} == {(0.05, 0.8, True)}
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_a_fused_step_and_a_loop_over_tensors_move_a_model_alike(name):
+    moved = []
+    for fused in (True, False):
+        torch.manual_seed(0)
+        trained = model()
+        chosen = settings(name=name, nesterov=False, fused=fused)
+        optimizer = make_optimizer(trained, chosen, learning_rate=0.05)
+        assert optimizer.defaults["fused"] is fused
+        for _ in range(5):
+            for parameter in trained.parameters():
+                parameter.grad = torch.randn_like(parameter)
+            optimizer.step()
+        moved.append(torch.cat([parameter.detach().flatten() for parameter in trained.parameters()]))
+    # Products and sums in another order, five steps long: a few units in the last of 24 bits.
+    torch.testing.assert_close(moved[0], moved[1], rtol=1e-5, atol=1e-6)
+
+
+def test_lars_is_not_told_how_to_loop():
+    with pytest.raises(ArgumentError, match=r"optimizer\.fused=false has no meaning with optimizer\.name=lars; set"):
+        settings(name="lars", fused=False)
 
 
 @pytest.mark.parametrize(("given", "used"), [(None, 0.02), (0.1, 0.1)])

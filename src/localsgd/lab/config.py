@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from typing import Any, Literal, get_args
 
-from localsgd._checks import describe_choice, require, require_at_least, require_positive
+from localsgd._checks import describe_choice, require, require_at_least, require_fraction, require_positive
 from localsgd.errors import ArgumentError
 from localsgd.lab.field_types import accept, describe, field_types, require_field_types
 from localsgd.lab.models import MODELS
@@ -54,6 +54,16 @@ class RunConfig:
     """In what workers tell each other how far they have moved; gradients, which mini-batches average, travel as they are
     whatever this says."""
 
+    overlap_steps: int = 0
+    """Steps that go on while a sync of everyone's parameters is under way, >= 0; 0 waits. Mini-batches always wait."""
+
+    overlap_mixing: float | None = None
+    """Share of a worker's own parameters in what it goes on with when such a sync lands, in [0, 1); ``None`` keeps all
+    progress of the steps meanwhile, and adds what the sync has changed."""
+
+    fragments: int = 1
+    """Parts of the model that sync in turn within a round, >= 1; mini-batches send their gradients whole."""
+
     algorithm: Algorithm = "post-local"
     """When the workers sync: after every step (``minibatch``), the same with ``schedule.factor`` times the batch after a
     switch (``growing-minibatch``), after every ``period`` (``local``), after every step up to a switch and after every
@@ -96,11 +106,14 @@ class RunConfig:
     buffers: Literal["average", "local", "broadcast"] = "average"
     """What happens to BatchNorm's running statistics at a sync: averaged, left alone, or taken from worker 0."""
 
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """Arithmetic of convolutions and matrix products; parameters and sums are float32 in any case."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Arithmetic of convolutions and matrix products; parameters and sums are float32 in any case. ``auto`` takes bfloat16
+    where the devices compute it by themselves and the model is of a kind for which it was measured to be faster and to
+    change nothing else, otherwise float32. What it took stands in the run's ``config.json``, and is kept on resuming."""
 
-    channels_last: bool = False
-    """Whether convolutions see their channels last in memory; often faster, same results to rounding."""
+    channels_last: Literal["auto"] | bool = "auto"
+    """Whether convolutions see their channels last in memory; often faster, same results to rounding. ``auto`` says yes for
+    a model with convolutions on devices that are made for it; likewise."""
 
     engine: Literal["auto", "plain", "stacked", "graph"] = "auto"
     """How one process takes the steps of its workers: one after another (``plain``), as one batched computation
@@ -134,11 +147,23 @@ class RunConfig:
             if (number := getattr(self, name)) is not None:
                 require_at_least(name, number, 1, fix="use none to do without")
         require_at_least("evaluation_batch_size", self.evaluation_batch_size, 1)
+        self._check_exchange()
         require(
             self.switch_at == "lr-decay" or 0 < self.switch_at < 1,
             f"switch_at={self.switch_at!r} must be 'lr-decay' or a fraction of the run in (0, 1); "
             "algorithm 'local' never syncs after every step, 'minibatch' always does.",
         )
+
+    def _check_exchange(self) -> None:
+        require_at_least("overlap_steps", self.overlap_steps, 0, fix="0 waits for every sync")
+        require_at_least("fragments", self.fragments, 1, fix="1 sends the model whole")
+        if self.overlap_mixing is not None:
+            require_fraction("overlap_mixing", self.overlap_mixing, fix="use none to keep all progress")
+            require(
+                self.overlap_steps > 0,
+                f"overlap_mixing={self.overlap_mixing:g} has no meaning with overlap_steps=0; set overlap_steps, or "
+                "overlap_mixing=none.",
+            )
 
     def _check_model(self) -> None:
         reads, context = MODELS[self.model.name].reads, self.data.context

@@ -8,6 +8,7 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from localsgd.lab.config import RunConfig
 from localsgd.lab.data import derive_seed
+from localsgd.lab.precision import choose_arithmetic, find_ability
 
 __all__ = ["Forward", "has_active_dropout", "seed_dropout"]
 
@@ -24,12 +25,13 @@ class Forward:
         """Prepare.
 
         Args:
-            config: The run.
+            config: The run. What it leaves to ``auto`` is chosen for this device alone.
             device: Where models and images are.
         """
         self.device = device
-        self._low_precision = config.precision == "bfloat16"
-        self._format = torch.channels_last if config.channels_last else torch.contiguous_format
+        chosen = choose_arithmetic(config, [find_ability(device)])
+        self._low_precision = chosen.precision == "bfloat16"
+        self._format = torch.channels_last if chosen.channels_last is True else torch.contiguous_format
 
     def place(self, model: nn.Module) -> nn.Module:
         """Move a model to the device and into the memory format.

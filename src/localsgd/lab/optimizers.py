@@ -30,13 +30,13 @@ def make_optimizer(model: nn.Module, settings: OptimizerConfig, *, learning_rate
     Raises:
         ArgumentError: If LARS is to adapt a tensor that is all zeros.
     """
-    momentum, nesterov = settings.momentum, settings.nesterov
+    momentum, nesterov, fused = settings.momentum, settings.nesterov, settings.fused
     if settings.name == "sgd":
         groups = decay_groups(model, settings.weight_decay)
-        return SGD(groups, lr=learning_rate, momentum=momentum, nesterov=nesterov, fused=True)
+        return SGD(groups, lr=learning_rate, momentum=momentum, nesterov=nesterov, fused=fused)
     if settings.name == "adamw":
         groups = decay_groups(model, settings.weight_decay)
-        return AdamW(groups, lr=learning_rate, betas=(momentum, _SECOND_MOMENTUM), fused=True)
+        return AdamW(groups, lr=learning_rate, betas=(momentum, _SECOND_MOMENTUM), fused=fused)
     trust = _TRUST_COEFFICIENT if settings.trust_coefficient is None else settings.trust_coefficient
     return LARS(
         lars_groups(model, settings.weight_decay),

@@ -52,7 +52,7 @@ class RunPlan:
 
     num_syncs: int | None
     """Syncs in the whole run at any level, the flush of an unfinished last round included; ``None`` if the algorithm decides
-    while it runs."""
+    while it runs, or if fragments sync in turn."""
 
     learning_rates: LargeBatchSchedule
     """The learning rate over the run."""
@@ -167,7 +167,7 @@ def make_plan(config: RunConfig, *, num_samples: int) -> RunPlan:
         growth=growth,
         schedule=schedule,
         topology=topology,
-        num_syncs=_count_syncs(schedule, topology, num_steps),
+        num_syncs=_count_syncs(schedule, topology, num_steps) if config.fragments == 1 else None,
         learning_rates=rates,
         warnings=warnings,
     )

@@ -100,7 +100,6 @@ def _small_images(recipe: str, data: str, network: _Images) -> RunConfig:
         batch_size=128,
         period=16,
         epochs=network.epochs,
-        channels_last=True,
         reestimate_batches=20,
     )
 
@@ -118,7 +117,6 @@ def _imagenet_resnet50() -> RunConfig:
         batch_size=128,
         period=8,
         epochs=90,
-        channels_last=True,
         checkpoint_every_epochs=1,
     )
 
@@ -202,7 +200,6 @@ def _cifar10_resnet20_patch() -> RunConfig:
         batch_size=32,
         period=16,
         epochs=150,
-        channels_last=True,
         evaluate_every_epochs=10,
         reestimate_batches=20,
     )

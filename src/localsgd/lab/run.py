@@ -39,6 +39,7 @@ class Run:
     Attributes:
         workers: Those of this process.
         num_recorded: Lines of the record at the moment the run is resumed from.
+        warnings: What is to be said of the devices, whether the run begins or goes on.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class Run:
         self.workers = Workers(plan, task, model=model, forward=forward, communicator=communicator)
         self._local = self.workers.local
         self.num_recorded = 0
+        self.warnings: tuple[str, ...] = ()
         self._num_syncs = 0
         self._window_start = 0
         self._train_loss: float | None = None
@@ -139,6 +141,8 @@ class Run:
             else:
                 for message in plan.warnings:
                     self._recorder.write("warning", step=0, message=message)
+            for message in self.warnings:
+                self._recorder.write("warning", step=plan.first_step, message=message)
             try:
                 self._train(listener)
                 return self._conclude()
@@ -183,13 +187,13 @@ class Run:
                 raise Interrupted(step, checkpoint)
 
     def _record_sync(self) -> None:
-        report = self._local.last_sync
-        if report is None or self._local.totals.rounds == self._num_syncs:
+        num_before, self._num_syncs = self._num_syncs, self._local.totals.rounds
+        if self._num_syncs == num_before:  # in nearly every step: nothing has to be put together
             return
-        self._num_syncs = self._local.totals.rounds
-        # A list, so that a listener hears what can be read in the file.
-        details = vars(report) | {"bytes_by_level": list(report.bytes_by_level), "bytes_sent": report.bytes_sent}
-        self._recorder.write("sync", **details)
+        for report in self._local.recent_syncs[num_before - self._num_syncs :]:
+            # A list, so that a listener hears what can be read in the file.
+            details = vars(report) | {"bytes_by_level": list(report.bytes_by_level), "bytes_sent": report.bytes_sent}
+            self._recorder.write("sync", **details)
 
     def _end_epoch(self, step: int) -> None:
         """Share the losses of all workers; by the way, learn whether somebody wants to stop."""
@@ -225,7 +229,7 @@ class Run:
             shared = {
                 "version": _STATE_VERSION,
                 "num_processes": self._communicator.world_size,
-                "local": self._local.state_dict() | {"residuals": {}},  # which every worker saves for itself
+                "local": self.workers.shared_state(),
                 "num_recorded": self._recorder.num_lines,
                 "window_start": self._window_start,
                 "train_loss": self._train_loss,

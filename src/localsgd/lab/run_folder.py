@@ -1,6 +1,7 @@
 """The folder of a run: what lies where in it, and who may write into it."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, final
 
@@ -14,6 +15,9 @@ __all__ = ["RunFolder"]
 
 _MAY_DIFFER = frozenset({"engine"})
 """Fields that say how a run is computed, and not what: another value does not make it another run."""
+
+_SETTLED = ("precision", "channels_last")
+"""Fields that may be left to ``auto``, for which the folder holds what was chosen when the run began."""
 
 
 @final
@@ -59,7 +63,7 @@ class RunFolder:
         """Make the folder and put the configuration into it, and what each worker will see of it.
 
         Args:
-            config: The run.
+            config: The run, without ``auto`` where that stands for an arithmetic.
             label_counts: Samples of the first epoch by worker and class; ``None`` if they have no classes.
 
         Raises:
@@ -113,13 +117,29 @@ class RunFolder:
                 f"{self.path} holds no run to resume: {self._config.name} is missing; begin a new run in it."
             )
         for name, then, now in _differences(self._read_config().to_dict(), config.to_dict()):
-            if name in _MAY_DIFFER:
+            if name in _MAY_DIFFER or (name in _SETTLED and now == "auto"):
                 continue
             raise ArgumentError(
                 f"{name}={now!r} differs from {then!r}, with which the run in {self.path} was begun; resume it with the "
                 "same configuration, or choose another folder."
             )
         return read_json(self._summary) if self._summary.is_file() else None
+
+    def settle(self, config: RunConfig) -> RunConfig:
+        """Keep what was chosen when the run began, whatever would be chosen on this machine.
+
+        Args:
+            config: The run, as it is configured now; `reopen` has accepted it.
+
+        Returns:
+            The same, with what the folder says in place of ``auto``.
+
+        Raises:
+            DataError: If the folder's configuration is damaged.
+        """
+        then = self._read_config()
+        left_open = {name: getattr(then, name) for name in _SETTLED if getattr(config, name) == "auto"}
+        return replace(config, **left_open)
 
     def latest_checkpoint(self) -> Path | None:
         """Find where a run that is to be resumed stands.

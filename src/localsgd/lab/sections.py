@@ -166,6 +166,9 @@ class OptimizerConfig:
     decay: float = 0.1
     """Factor of each milestone, in (0, 1]."""
 
+    fused: bool = True
+    """Whether SGD and AdamW step all tensors in one computation, or one by one; LARS has its own way."""
+
     def __post_init__(self) -> None:
         prefix = "optimizer."
         require_field_types(self, prefix=prefix)
@@ -195,6 +198,10 @@ class OptimizerConfig:
         for name, fix in (("trust_coefficient", "use none for the default"), ("clip_norm", "use none not to clip")):
             if (value := getattr(self, name)) is not None:
                 require_positive(f"{prefix}{name}", value, fix=fix)
+        require(
+            self.fused or self.name != "lars",
+            f"{prefix}fused=false has no meaning with {prefix}name=lars; set {prefix}fused=true.",
+        )
         self._check_noise(prefix)
         LargeBatchSchedule(
             base_lr=self.learning_rate, num_epochs=1, warmup_epochs=0, milestones=self.milestones, decay=self.decay

@@ -15,6 +15,7 @@ from localsgd.lab.forward import Forward
 from localsgd.lab.listener import Listener, SilentListener
 from localsgd.lab.models import build
 from localsgd.lab.plan import make_plan
+from localsgd.lab.precision import abilities, choose_arithmetic, find_ability, slow_bfloat16
 from localsgd.lab.records import Recorder, cut_record
 from localsgd.lab.run import Run
 from localsgd.lab.run_folder import RunFolder
@@ -79,8 +80,13 @@ def train(
     summary = _look(folder, config, communicator, resume=resume)
     if summary is not None:
         return summary
+    if folder is not None and resume:
+        config = on_first_process(communicator, lambda: folder.settle(config))
+    devices = abilities(communicator, find_ability(device))
+    config = choose_arithmetic(config, devices)
     dataset = everywhere(communicator, lambda: _load_data(config, data_root))
     run = _prepare(config, dataset, device, folder=folder, communicator=communicator)
+    run.warnings = slow_bfloat16(config, devices)
     listener = listener or SilentListener()
     if folder is not None and resume:
         _restore(run, folder, communicator, listener=listener)

@@ -25,11 +25,11 @@ from localsgd.lab.data.image_folder_ahead import DecodingAhead
 from localsgd.lab.data.image_folder_decoding import Decoder, DecodingRequest
 
 def main(path, ending):
-    requests = [DecodingRequest(paths=(path, path), seed=seed) for seed in range(100_000)]
+    requests = [DecodingRequest(paths=(path,) * 8, seed=seed) for seed in range(100_000)]
     heard = []
     if ending == "goes on":
         signal.signal(signal.SIGINT, lambda *_: heard.append(1))
-    ahead = DecodingAhead(Decoder(image_size=16, short_side=20), num_processes=1)
+    ahead = DecodingAhead(Decoder(image_size=512, short_side=520), num_processes=1)  # megabytes to send while it ends
     ahead.announce(requests)
     ahead.take(requests[0])
     print(*[process.pid for process in multiprocessing.active_children()], flush=True)

@@ -243,3 +243,20 @@ def test_as_an_item_a_failure_is_told_and_not_raised(tmp_path, paths):
     answer = decoder()[request(paths["grey"], tmp_path / "gone.JPEG")]
     assert isinstance(answer, Undecodable)
     assert "gone.JPEG is missing" in answer.message
+
+
+def test_as_an_item_a_batch_lies_in_shared_memory_before_anything_sends_it(paths):
+    wanted = request(paths["grey"], paths["grey"])
+    answer = decoder()[wanted]
+    assert answer.is_shared()
+    assert torch.equal(answer, decoder().decode(wanted))
+
+
+def test_as_an_item_a_batch_without_room_in_shared_memory_is_told_of(paths, monkeypatch):
+    def refuse(_):
+        raise RuntimeError("No space left on device (28)")
+
+    monkeypatch.setattr(torch.Tensor, "share_memory_", refuse)
+    answer = decoder()[request(paths["grey"])]
+    assert isinstance(answer, Undecodable)
+    assert "no room in shared memory (No space left on device (28)); give more of it" in answer.message

@@ -15,6 +15,7 @@ from tests.lab.small_runs import CPU
 from tests.small_images import make_image_folder, small_image_folder
 
 SMALL = ["workers=2", "batch_size=3", "period=2", "evaluation_batch_size=4", "model.name=resnet20"]
+SMALL += ["precision=float32", "channels_last=true"]
 
 
 @pytest.fixture(scope="module")

@@ -52,7 +52,7 @@ class DecodingRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class Undecodable:
-    """What comes in place of a batch that could not be decoded; plain text crosses processes better than exceptions."""
+    """What comes in place of a batch that failed; plain text crosses processes better than exceptions."""
 
     message: str
     """What `DataError` should say."""
@@ -84,12 +84,22 @@ class Decoder:
             request: Which images, and how.
 
         Returns:
-            As `decode` does; or, if that fails, why.
+            As `decode` does, in shared memory; or, if that fails, why.
         """
         try:
-            return self.decode(request)
+            pixels = self.decode(request)
         except DataError as error:
             return Undecodable(message=str(error))
+        # Here, not in the thread that sends it: torch copies without the interpreter's lock, and a thread that wants the
+        # lock back while its process ends is unwound by force, which torch answers with std::terminate.
+        try:
+            pixels.share_memory_()  # type: ignore[no-untyped-call]  # torch has no annotation for it
+        except RuntimeError as error:
+            return Undecodable(
+                message=f"a decoded batch found no room in shared memory ({error}); give more of it (on Linux /dev/shm), or"
+                " use fewer processes or smaller batches."
+            )
+        return pixels
 
     def decode(self, request: DecodingRequest) -> Tensor:
         """Decode a batch.

@@ -45,14 +45,19 @@ def why_not(name: EngineName, config: RunConfig, *, task: Task, model: nn.Module
         (not isinstance(task, Staged), f"{of_model} carries a state from step to step"),
         (has_active_dropout(model), f"{of_model} has dropout, whose masks are seeded anew for each worker's step"),
         (optimizer.gradient_noise is not None, "gradient noise is drawn anew for each worker's step"),
-        (optimizer.name == "lars", "LARS looks at the norm of each worker's tensors"),
         (config.algorithm == "growing-minibatch", "a step of growing-minibatch may be made of several batches"),
     ]
+    if name == "graph":
+        reasons += [(not optimizer.fused, "optimizer.fused=false reads the learning rate on the host in each step")]
     if name == "stacked":
         reasons += [
             (any(True for _ in model.buffers()), f"{of_model} has buffers that change as it trains (BatchNorm)"),
+            (optimizer.name == "lars", "LARS looks at the norm of each worker's tensors"),
             (optimizer.clip_norm is not None, "optimizer.clip_norm looks at the norm of each worker's gradient"),
-            (config.channels_last, "channels_last is a format of four dimensions, and stacked images have five"),
+            (
+                config.channels_last is True,
+                "channels_last is a format of four dimensions, and stacked images have five",
+            ),
         ]
     return next((reason for applies, reason in reasons if applies), None)
 

@@ -16,7 +16,8 @@ class StepInputs:
     """Holds the draws and learning rates of some steps on the device, and a place in them that moves on the device, too.
 
     All of a round is copied at once, from memory that the device can read by itself; then the steps follow each other
-    without Python. Draws are made on the CPU as for every other engine: a few integers a sample.
+    without Python. Draws are made on the CPU as for every other engine: a few integers a sample. Those of the steps to come
+    can be made while the device computes.
 
     Attributes:
         capacity: Most steps that fit.
@@ -52,6 +53,7 @@ class StepInputs:
         event: Any = torch.cuda.Event  # torch has no annotation for its constructor
         self._copied: list[torch.cuda.Event] = [event(), event()] if pinned else []
         self._turn = 0
+        self._ready = range(0)
 
     def fill(self, steps: range, rate: Callable[[int], float]) -> None:
         """Draw for the coming steps.
@@ -60,20 +62,32 @@ class StepInputs:
             steps: Their numbers, at most `capacity` of them.
             rate: Gives the learning rate of a step.
         """
-        self._turn = 1 - self._turn
+        self.prepare(steps, rate)
         draws, rates = self._staging[self._turn]
-        if self._copied:
-            self._copied[self._turn].synchronize()
-        for index, step in enumerate(steps):
-            rates[index] = rate(step)
-            for row, worker in enumerate(self._workers):
-                draws[index, row].copy_(self._task.draw(step=step, worker=worker))
-        number = len(steps)
+        number, self._ready = len(steps), range(0)
         self._draws[:number].copy_(draws[:number], non_blocking=True)
         self._rates[:number].copy_(rates[:number], non_blocking=True)
         self._place.zero_()
         if self._copied:
             self._copied[self._turn].record()
+
+    def prepare(self, steps: range, rate: Callable[[int], float]) -> None:
+        """Draw for steps that will probably be filled in next; nothing is copied to the device yet.
+
+        Args:
+            steps: Their numbers, at most `capacity` of them.
+            rate: Gives the learning rate of a step.
+        """
+        if not self._ready or self._ready.start != steps.start:
+            self._turn, self._ready = 1 - self._turn, range(steps.start, steps.start)
+            if self._copied:
+                self._copied[self._turn].synchronize()
+        draws, rates = self._staging[self._turn]
+        for step in range(self._ready.stop, steps.stop):
+            rates[step - steps.start] = rate(step)
+            for row, worker in enumerate(self._workers):
+                draws[step - steps.start, row].copy_(self._task.draw(step=step, worker=worker))
+        self._ready = range(steps.start, max(steps.stop, self._ready.stop))
 
     def read(self) -> Tensor:
         """Go to the next step: set `rate`, and give the draws of all rows, shape (V, B, D)."""

@@ -73,7 +73,7 @@ class Engine(Protocol):
     """What it is called in a configuration."""
 
     def take_steps(self, step: int, limit: int) -> int:
-        """Let every worker take some steps; the last of them may end with a sync, the others do not.
+        """Let every worker take some steps, with syncs where they are due, no more than `LocalSGD.recent_syncs` tells of.
 
         Args:
             step: Steps taken before.

@@ -40,6 +40,13 @@ class ModelSpec:
     """Makes it. Takes the fields of the data's ``Inputs`` as keyword arguments, and draws the initial weights from
     torch's global generator."""
 
+    has_convolutions: bool = False
+    """Whether it has convolutions over images, which care about the order in which channels lie in memory."""
+
+    suits_bfloat16: bool = False
+    """Whether networks of its kind were measured to learn as well in bfloat16, faster: see
+    ``benchmarks/precision_accuracy.py``."""
+
 
 def build(name: str, *, seed: int, inputs: Inputs) -> nn.Module:
     """Build a model whose initial weights are a function of the seed, and of nothing else.
@@ -78,7 +85,9 @@ def build(name: str, *, seed: int, inputs: Inputs) -> nn.Module:
         return spec.make(**fields)
 
 
-def _of_channels(title: str, make: Callable[..., nn.Module], *, smallest_side: int = 1) -> ModelSpec:
+def _of_channels(
+    title: str, make: Callable[..., nn.Module], *, smallest_side: int = 1, suits_bfloat16: bool = True
+) -> ModelSpec:
     """Describe a network that takes images of any size, as long as it is told their channels."""
 
     def adapted(*, num_classes: int, image_shape: tuple[int, int, int]) -> nn.Module:
@@ -90,7 +99,7 @@ def _of_channels(title: str, make: Callable[..., nn.Module], *, smallest_side: i
         )
         return make(num_classes=num_classes, in_channels=channels)
 
-    return ModelSpec(title=title, reads="images", make=adapted)
+    return ModelSpec(title=title, reads="images", make=adapted, has_convolutions=True, suits_bfloat16=suits_bfloat16)
 
 
 def _patch_resnet(depth: int) -> ModelSpec:
@@ -102,7 +111,8 @@ def _patch_resnet(depth: int) -> ModelSpec:
         )
         return resnet(depth, num_classes=num_classes, in_channels=channels, stem="patch")
 
-    return ModelSpec(title=f"ResNet-{depth} for small images behind 2 x 2 patches", reads="images", make=make)
+    title = f"ResNet-{depth} for small images behind 2 x 2 patches"
+    return ModelSpec(title=title, reads="images", make=make, has_convolutions=True, suits_bfloat16=True)
 
 
 def _lstm(title: str, **sizes: Any) -> ModelSpec:
@@ -125,7 +135,7 @@ def _logistic(*, num_features: int) -> nn.Module:
 
 _IMAGE_MODELS = {
     "digits-mlp": ModelSpec(title="one hidden layer of 128", reads="images", make=digits_mlp),
-    "digits-cnn": _of_channels("two convolutions with BatchNorm", digits_cnn),
+    "digits-cnn": _of_channels("two convolutions with BatchNorm", digits_cnn, suits_bfloat16=False),
     **{f"resnet{d}": _of_channels(f"ResNet-{d} for small images", partial(resnet, d)) for d in (20, 32, 44, 56, 110)},
     **{f"resnet{d}-patch": _patch_resnet(d) for d in (20, 32, 44, 56, 110)},
     **{f"resnet{d}": _of_channels(f"ResNet-{d} for ImageNet", partial(resnet_imagenet, d)) for d in (18, 34, 50, 101)},
