@@ -12,7 +12,7 @@ READY := .venv/.ready
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' Makefile
-	@echo "  PYTHON=python3.12 chooses the interpreter of a new environment; ARGS='-k rows -x' goes to pytest."
+	@echo "  PYTHON=python3.12 chooses the interpreter of a new environment; ARGS='-k rows -x' goes to pytest, ARGS='--only sync_cost' to bench."
 
 setup: $(READY)  ## make .venv and install the package, the lab and the tools, at the versions of constraints.txt
 
@@ -20,7 +20,7 @@ demo: $(READY)  ## compare mini-batch, local and post-local SGD on the digits th
 	@$(PY) -m localsgd compare digits-mlp
 
 test: $(READY)  ## run the tests, the examples in docstrings, and those of README.md and docs/
-	OMP_NUM_THREADS=1 $(PY) -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: $(READY)  ## check format, lint, types, layers, docstrings, sizes and names
 	$(PY) -m ruff format --check .
@@ -29,8 +29,8 @@ check: $(READY)  ## check format, lint, types, layers, docstrings, sizes and nam
 	$(PY) -c 'from importlinter.cli import lint_imports_command; lint_imports_command()' --no-logo
 	$(PY) -m pytest -q tests/architecture
 
-bench: $(READY)  ## run every script of benchmarks/ in full (many minutes; leave the machine alone meanwhile)
-	@set -e; for script in benchmarks/[!_]*.py; do echo "== $$script"; $(PY) "$$script"; done  # _*.py are shared parts
+bench: $(READY)  ## run every script of benchmarks/ in full, into one dated report (hours; leave the machine alone meanwhile)
+	@$(PY) benchmarks/_bench.py $(ARGS)
 
 clean:  ## remove caches and build products; .venv and runs/ stay
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -1,9 +1,10 @@
 """The contestants of rows_throughput: ways of training K workers in one process, on the same samples."""
 
 import copy
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,20 @@ from localsgd.lab.recipes import recipe
 from localsgd.lab.tasks import ImageClassification, LogisticRegression, Staged, Task
 from localsgd.lab.workers import Workers
 
-__all__ = ["RECIPES", "Setting", "bare_floor", "big_batch", "engine_round", "make_task", "naive_loop"]
+__all__ = [
+    "RECIPES",
+    "SGD_SETTINGS",
+    "NaiveLoop",
+    "Setting",
+    "bare_floor",
+    "big_batch",
+    "engine_round",
+    "make_task",
+    "prepare",
+    "sgd",
+    "take_step",
+    "total_of",
+]
 
 RECIPES = {
     "resnet20": "cifar10-resnet20",
@@ -32,6 +46,8 @@ _NUM_SAMPLES = 10_000
 _NUM_FEATURES = 300
 _MOST_STEPS = 20_000
 _RATE = 1e-3
+SGD_SETTINGS: dict[str, Any] = {"lr": _RATE, "momentum": 0.9, "nesterov": True, "weight_decay": 1e-4}
+"""Every contestant's optimizer."""
 
 Block = Callable[[], object]
 
@@ -56,6 +72,15 @@ class Setting:
     """Where."""
     seed: int = 0
     """Seed of weights and samples."""
+
+    @classmethod
+    def read(cls, text: str) -> Self:
+        """Read what `write` gave."""
+        return cls(**json.loads(text))
+
+    def write(self) -> str:
+        """Put it down for another process."""
+        return json.dumps(asdict(self))
 
     def config(self, *, engine: str = "plain") -> RunConfig:
         """Configure a run that is long enough."""
@@ -94,7 +119,8 @@ def make_task(setting: Setting, forward: Forward) -> Task:
     return ImageClassification(config, noise.to(forward.device), forward)
 
 
-def _prepare(setting: Setting) -> tuple[Forward, Task, nn.Module]:
+def prepare(setting: Setting) -> tuple[Forward, Task, nn.Module]:
+    """Make what all contestants begin with: how inputs go through the network, the task, and the network itself."""
     forward = Forward(setting.config(), torch.device(setting.device))
     task = make_task(setting, forward)
     model = build(setting.config().model.name, seed=setting.seed, inputs=task.inputs)
@@ -103,7 +129,7 @@ def _prepare(setting: Setting) -> tuple[Forward, Task, nn.Module]:
 
 def engine_round(setting: Setting, engine: str, communicator: Communicator | None = None) -> Block:
     """Give one round of an engine of `localsgd.lab`, as `localsgd train` runs it."""
-    forward, task, model = _prepare(setting)
+    forward, task, model = prepare(setting)
     plan = make_plan(setting.config(engine=engine), num_samples=_NUM_SAMPLES)
     workers = Workers(plan, task, model=model, forward=forward, communicator=communicator or OneProcess())
     done = 0
@@ -118,45 +144,50 @@ def engine_round(setting: Setting, engine: str, communicator: Communicator | Non
     return run
 
 
-def naive_loop(setting: Setting) -> Block:
-    """Give one round of plain torch: K models and K optimizers, averaged parameter by parameter."""
-    _, task, first = _prepare(setting)
-    models = [first, *(copy.deepcopy(first) for _ in range(setting.workers - 1))]
-    optimizers = [_sgd(model) for model in models]
-    done = 0
+class NaiveLoop:
+    """One round of plain torch: K models and K optimizers, averaged parameter by parameter."""
 
-    def run() -> None:
-        nonlocal done
-        for step in range(done, done + setting.period):
-            for worker, (model, optimizer) in enumerate(zip(models, optimizers, strict=True)):
-                _backward(task.loss(model, step=step, worker=worker))
-                optimizer.step()
-                optimizer.zero_grad(set_to_none=True)
-        done += setting.period
+    def __init__(self, setting: Setting) -> None:
+        """Make models and optimizers.
+
+        Args:
+            setting: What is trained.
+        """
+        _, self._task, first = prepare(setting)
+        self._setting, self._done = setting, 0
+        self._models = [first, *(copy.deepcopy(first) for _ in range(setting.workers - 1))]
+        self._optimizers = [sgd(model) for model in self._models]
+
+    def __call__(self) -> None:
+        """Train for one round."""
+        for step in range(self._done, self._done + self._setting.period):
+            for worker, (model, optimizer) in enumerate(zip(self._models, self._optimizers, strict=True)):
+                take_step(self._task.loss(model, step=step, worker=worker), optimizer)
+        self._done += self._setting.period
         with torch.no_grad():
-            for same in zip(*(model.parameters() for model in models), strict=True):
+            for same in zip(*(model.parameters() for model in self._models), strict=True):
                 mean = torch.stack(same).mean(0)
                 for parameter in same:
                     parameter.copy_(mean)
-        _wait(setting)
+        _wait(self._setting)
 
-    return run
+    def total(self) -> float:
+        """Add up the absolute values of all parameters: who trains the same has the same."""
+        return total_of(self._models[0].parameters())
 
 
 def big_batch(setting: Setting) -> Block:
     """Give as many steps of one model alone, each on the samples of all K workers: no engine should be much faster."""
-    _, task, model = _prepare(setting)
+    _, task, model = prepare(setting)
     if not isinstance(task, Staged):
         raise TypeError(f"{setting.model} has no task that falls into stages")
-    optimizer, device, done = _sgd(model), torch.device(setting.device), 0
+    optimizer, device, done = sgd(model), torch.device(setting.device), 0
 
     def run() -> None:
         nonlocal done
         for step in range(done, done + setting.period):
             draws = [task.draw(step=step, worker=worker) for worker in range(setting.workers)]
-            _backward(task.batch_loss(model, task.batch(torch.cat(draws).to(device))))
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+            take_step(task.batch_loss(model, task.batch(torch.cat(draws).to(device))), optimizer)
         done += setting.period
         _wait(setting)
 
@@ -169,7 +200,7 @@ def bare_floor(setting: Setting, *, rank: int, world_size: int) -> Block:
     One model whose parameters are views into one flat vector, and so is its gradient; a worker's parameters and momentum are
     copied in, stepped by one fused call, and copied out. The mean over all processes is left out.
     """
-    _, task, model = _prepare(setting)
+    _, task, model = prepare(setting)
     parameters = list(model.parameters())
     flat = torch.cat([_in_memory_order(parameter).detach().flatten() for parameter in parameters])
     gradient, momentum = torch.zeros_like(flat), torch.zeros_like(flat)
@@ -181,7 +212,7 @@ def bare_floor(setting: Setting, *, rank: int, world_size: int) -> Block:
         offset += parameter.numel()
     whole = nn.Parameter(flat)
     whole.grad = gradient
-    optimizer = SGD([whole], lr=_RATE, momentum=0.9, nesterov=True, weight_decay=1e-4, fused=True)
+    optimizer = SGD([whole], **SGD_SETTINGS, fused=True)
     optimizer.state[whole]["momentum_buffer"] = momentum
     num_rows = setting.workers // world_size
     rows, velocities = flat.repeat(num_rows, 1), momentum.repeat(num_rows, 1)
@@ -210,12 +241,25 @@ def bare_floor(setting: Setting, *, rank: int, world_size: int) -> Block:
 
 def _in_memory_order(tensor: Tensor) -> Tensor:
     """See a dense tensor as its elements follow each other in memory."""
-    order = sorted(range(tensor.dim()), key=lambda dimension: -tensor.stride(dimension))
+    order = sorted(range(tensor.dim()), key=lambda dimension: -tensor.stride()[dimension])
     return tensor.permute(order)
 
 
-def _sgd(model: nn.Module) -> SGD:
-    return SGD(model.parameters(), lr=_RATE, momentum=0.9, nesterov=True, weight_decay=1e-4)
+def sgd(model: nn.Module) -> SGD:
+    """Make the optimizer of one worker, as torch does by default."""
+    return SGD(model.parameters(), **SGD_SETTINGS)
+
+
+def take_step(loss: Any, optimizer: SGD) -> None:
+    """Go back from a loss and take a step."""
+    _backward(loss)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+
+
+def total_of(parameters: Iterable[Tensor]) -> float:
+    """Add up absolute values, in double precision."""
+    return sum(parameter.detach().double().abs().sum().item() for parameter in parameters)
 
 
 def _backward(loss: Any) -> None:

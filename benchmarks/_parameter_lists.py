@@ -1,15 +1,11 @@
-"""Models reduced to what a sync sees: lists of parameters with the shapes of real networks."""
-
-from collections.abc import Sequence
+"""The shapes of the parameters of real networks."""
 
 import torch
-from torch import nn
+from _bare_models import Shape
 
 from localsgd.lab.models import ImageInputs, build, resnet_imagenet
 
-__all__ = ["resnet20_shapes", "resnet50_shapes", "with_parameters"]
-
-Shape = tuple[int, ...]
+__all__ = ["resnet20_shapes", "resnet50_shapes"]
 
 
 def resnet20_shapes() -> list[Shape]:
@@ -23,20 +19,3 @@ def resnet50_shapes() -> list[Shape]:
     with torch.device("meta"):
         model = resnet_imagenet(50)
     return [tuple(parameter.shape) for parameter in model.parameters()]
-
-
-def with_parameters(shapes: Sequence[Shape]) -> nn.Module:
-    """Make a module that holds parameters and does nothing.
-
-    Args:
-        shapes: Their shapes.
-
-    Returns:
-        The module; every parameter is zero, touched, and has a gradient: PyTorch's averager skips those without.
-    """
-    module = nn.Module()
-    for index, shape in enumerate(shapes):
-        parameter = nn.Parameter(torch.full(shape, 0.0))
-        parameter.grad = torch.zeros(()).expand(shape)  # takes no memory: nobody reads it
-        module.register_parameter(f"parameter_{index}", parameter)
-    return module

@@ -5,9 +5,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from _command import command_line
+from _headlines import Goal, Headline, record
 from _machine import describe_commit, describe_load, describe_machine, describe_versions
+from _timing import Spread
 
-__all__ = ["Report", "bytes_text", "ratio_text", "seconds_text"]
+__all__ = ["Report", "bytes_text", "ratio_text", "seconds_text", "table_text"]
 
 _SMOKE = "Smoke run: it shows that the script works. The numbers mean nothing."
 
@@ -33,6 +35,7 @@ class Report:
             "Command": f"`{command_line()}`",
             "Seed": str(seed),
         }
+        self._title = title
         self._pieces: list[str] = []
         self._add(f"# {title}")
         if smoke:
@@ -64,14 +67,7 @@ class Report:
             header: One word or two a column.
             rows: As many cells each.
         """
-        lines = [list(header), *map(list, rows)]
-        widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
-        rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
-        cells = [
-            [line[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True))]
-            for line in lines
-        ]
-        self._add("\n".join(f"| {' | '.join(line)} |" for line in [cells[0], rule, *cells[1:]]))
+        self._add(table_text(header, rows))
 
     def add_goal(self, what: str, value: str, *, limit: str, met: bool) -> None:
         """Hold a number against its goal.
@@ -83,6 +79,53 @@ class Report:
             met: Whether it is.
         """
         self._add(f"goal {'met' if met else 'missed'}: {what} is {value} (goal: {limit})")
+        record(Goal(question=self._title, what=what, value=value, goal=limit, met=met))
+
+    def add_headline(
+        self,
+        question: str,
+        contestant: str,
+        reference: str,
+        *,
+        ratio: Spread | None,
+        goal: str = "",
+        met: bool | None = None,
+        note: str = "",
+    ) -> None:
+        """Hand a figure to the report of `run_all.py`; the page itself shows it in its tables.
+
+        Args:
+            question: What is compared, in words that need no page around them.
+            contestant: Who.
+            reference: What it is held against.
+            ratio: Contestant over reference; ``None`` where there is no figure.
+            goal: What the ratio should be; empty for those who have no goal.
+            met: Whether it is.
+            note: What stands in for the figure.
+        """
+        low, high = ratio.median_interval if ratio else (None, None)
+        record(
+            Headline(
+                question=question,
+                contestant=contestant,
+                reference=reference,
+                ratio=ratio.median if ratio else None,
+                low=low,
+                high=high,
+                goal=goal,
+                met=met,
+                note=note,
+            )
+        )
+
+    def add_picture(self, name: str, text: str) -> None:
+        """Show a picture that lies beside the page.
+
+        Args:
+            name: Its file's name.
+            text: What it shows, for those who do not see it.
+        """
+        self._add(f"![{text}]({name})")
 
     def write(self, path: Path | None) -> None:
         """Write the page.
@@ -98,6 +141,26 @@ class Report:
     def _add(self, piece: str) -> None:
         self._pieces.append(piece)
         print(f"{piece}\n", flush=True)
+
+
+def table_text(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Lay out a table whose first column is aligned to the left, the others to the right.
+
+    Args:
+        header: One word or two a column.
+        rows: As many cells each.
+
+    Returns:
+        The table, as Markdown.
+    """
+    lines = [list(header), *map(list, rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
+    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    cells = [
+        [line[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True))]
+        for line in lines
+    ]
+    return "\n".join(f"| {' | '.join(line)} |" for line in [cells[0], rule, *cells[1:]])
 
 
 def seconds_text(seconds: float) -> str:

@@ -5,14 +5,14 @@ can train the network here, beside a naive loop in plain torch (K models, K opti
 the same network trained alone on batches of K x B samples, which is the ceiling: as many samples, one model. One process,
 one thread. **All cores**: as `localsgd train` uses a CPU, one one-thread process a core with K / cores rows each, beside the
 floor: the same processes with a bare loop that swaps each row through one flat vector and leaves out everything else, the
-mean over processes included. **Settings**: what moves the throughput of a CPU, each in a process of its own. **Memory**: how
-far resident memory grows when many rows are constructed, step once and sync once.
+mean over processes included; and beside a naive loop and other packages that train many workers on one device, each in
+processes of its own, with an environment of its own. **Memory**: how far resident memory grows when many rows are
+constructed, step once and sync once. What threads, memory format, precision and allocator do to one worker is in
+`cpu_settings.py`.
 """
 
 import argparse
-import importlib.util
 import itertools
-import os
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -21,26 +21,19 @@ from multiprocessing import get_context
 from typing import Any
 
 import torch
-import torch.distributed as dist
+from _all_cores import report_pool
 from _command import make_parser, parse
-from _fleets import RECIPES, Setting, bare_floor, big_batch, engine_round, naive_loop
+from _fleets import RECIPES, NaiveLoop, Setting, big_batch, engine_round
 from _memory import can_measure, peak_resident_bytes
-from _processes import run_in_processes
-from _report import Report, ratio_text
-from _timing import interleave, ratios, spread
+from _peers import NAIVE, PEERS, Peer
+from _report import Report
+from _timing import interleave, ratios
 
 from localsgd import ArgumentError
-from localsgd.communicators import Processes
-from localsgd.lab.engine.allocator import keep_freed_memory
 
-CEILING, NAIVE = "one model, K x B", "naive loop"
-POOL_LIMIT = 1.05
+CEILING = "one model, K x B"
 GRAPH_OVER_PLAIN, GRAPH_OVER_CEILING = 4.0, 0.7
 MEMORY_LIMIT = 24 * 2**30
-PEERS = {"exogym": "EXO Gym", "flwr": "Flower"}
-"""Packages that train many workers on one device, by the name under which they are imported."""
-Case = tuple[Setting, int, bool]
-"""What is trained, with how many threads, and whether the allocator is tuned."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,15 +47,19 @@ class Scale:
     batch_sizes: tuple[int, ...]
     """The values of B."""
     pool: tuple[tuple[str, int, int], ...]
-    """Network, K and B of each comparison with the floor on all cores."""
-    settings: tuple[str, int, int]
-    """Network, K and B with which settings are compared."""
+    """Network, K and B of each comparison on all cores: with the floor, a naive loop and the peers."""
+    pool_alone: tuple[tuple[str, int, int, str], ...]
+    """Network, K, B and precision of each comparison with the floor alone."""
+    peers: tuple[str, ...]
+    """Packages that take part."""
     memory: tuple[str, int, int]
     """Network, K and B of the many rows."""
     num_repeats: int
     """Repetitions of each block."""
     period: int = 2
     """Steps in a round."""
+    pool_repeats: int
+    """Repetitions of each round on all cores."""
     pool_period: int = 10
     """Steps in a round on all cores."""
     device: str = "cpu"
@@ -75,20 +72,24 @@ CPU = Scale(
     models=("logistic", "digits-mlp", "resnet20-patch"),
     workers=(1, 4, 16, 64),
     batch_sizes=(32, 128),
-    pool=(("resnet20", 4, 32), ("resnet20", 16, 32), ("resnet20-patch", 16, 32)),
-    settings=("resnet20-patch", 4, 32),
+    pool=(("resnet20", 4, 32), ("resnet20", 16, 32)),
+    pool_alone=(("resnet20", 16, 32, "bfloat16"), ("resnet20-patch", 16, 32, "float32")),
+    peers=tuple(PEERS),
     memory=("resnet20", 1024, 2),
     num_repeats=5,
+    pool_repeats=12,
 )
-GPU = replace(CPU, models=("resnet20",), pool=(), num_repeats=10, period=16, device="cuda")
+GPU = replace(CPU, models=("resnet20",), pool=(), pool_alone=(), num_repeats=10, period=16, device="cuda")
 SMOKE = Scale(
     models=("logistic",),
     workers=(1, 4),
     batch_sizes=(8,),
     pool=(("digits-mlp", 4, 8),),
-    settings=("digits-mlp", 2, 8),
+    pool_alone=(),
+    peers=(),
     memory=("digits-mlp", 8, 2),
     num_repeats=2,
+    pool_repeats=2,
     pool_period=2,
 )
 
@@ -97,7 +98,7 @@ def report_engines(report: Report, scale: Scale) -> None:
     """Compare the engines for every network, K and B."""
     report.add_heading("Engines, one process")
     best: list[tuple[Setting, dict[str, list[float]]]] = []
-    names = ["plain", "stacked", *(["graph"] if scale.device == "cuda" else []), NAIVE, CEILING]
+    names = ["plain", "stacked", *(["graph"] if scale.device == "cuda" else []), NAIVE.title, CEILING]
     rows = []
     for model, workers, batch_size in itertools.product(scale.models, scale.workers, scale.batch_sizes):
         setting = _setting(scale, model, workers, batch_size)
@@ -115,8 +116,8 @@ def report_engines(report: Report, scale: Scale) -> None:
 def _contestants(setting: Setting, names: Sequence[str]) -> dict[str, Callable[[], object]]:
     blocks: dict[str, Callable[[], object]] = {}
     for name in names:
-        if name == NAIVE:
-            blocks[name] = naive_loop(setting)
+        if name == NAIVE.title:
+            blocks[name] = NaiveLoop(setting)
         elif name == CEILING:
             blocks[name] = big_batch(setting)
         else:
@@ -137,94 +138,6 @@ def _judge_engines(report: Report, setting: Setting, found: Mapping[str, Sequenc
     if "stacked" in found and setting.workers >= 4 and setting.device == "cpu":  # where engine=auto takes it
         value = ratios(found["plain"], found["stacked"]).median
         report.add_goal(f"{what}: stacked over plain", f"{value:.2f}", limit="at least 1.00", met=value >= 1)
-
-
-def measure_pool(setting: Setting, num_repeats: int, seed: int) -> tuple[list[float], list[float]]:
-    """Alternate between the floor and the plain engine; run by every process.
-
-    Returns:
-        Seconds a round: of the floor, and of the engine.
-    """
-    keep_freed_memory()
-    blocks = {
-        "floor": bare_floor(setting, rank=dist.get_rank(), world_size=dist.get_world_size()),
-        "engine": engine_round(setting, "plain", Processes()),
-    }
-
-    def together() -> None:
-        dist.barrier()
-
-    seconds = interleave(blocks, num_warmups=2, num_repeats=num_repeats, seed=seed, before=together)
-    return seconds["floor"], seconds["engine"]
-
-
-def report_pool(report: Report, scale: Scale) -> None:
-    """Compare one process a core with the floor."""
-    num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    report.add_heading(f"All cores, {num_cores} processes of one thread")
-    rows, goals = [], []
-    for model, workers, batch_size in scale.pool:
-        if workers % num_cores:
-            report.add_text(f"K={workers} cannot be dealt out evenly to {num_cores} cores: not measured.")
-            continue
-        setting = replace(_setting(scale, model, workers, batch_size), period=scale.pool_period)
-        found = run_in_processes(measure_pool, num_cores, setting, scale.num_repeats, scale.seed, timeout_seconds=1800)
-        floor, engine = ([max(times) for times in zip(*own, strict=True)] for own in zip(*found, strict=True))
-        ratio = ratios(engine, floor)
-        what = f"{model}, K={workers}, B={batch_size}"
-        quartiles = ratio_text(ratio.lower_quartile, ratio.upper_quartile)
-        rows.append([what, _speed(setting, floor), _speed(setting, engine), f"{ratio.median:.3f}", quartiles])
-        goals.append((what, ratio.median))
-    report.add_table(["network", "floor samples/s", "engine samples/s", "time over floor", "quartiles"], rows)
-    for what, value in goals:
-        limit = f"at most {POOL_LIMIT}"
-        report.add_goal(f"{what}: time over the floor", f"{value:.3f}", limit=limit, met=value <= POOL_LIMIT)
-    absent = [name for module, name in PEERS.items() if importlib.util.find_spec(module) is None]
-    there = [name for name in PEERS.values() if name not in absent]
-    if absent:
-        report.add_text(f"Not installed, and so not measured: {', '.join(absent)}.")
-    if there:
-        report.add_text(f"Installed, but without a contestant here yet: {', '.join(there)}.")
-
-
-def measure_setting(case: Case, num_repeats: int) -> float:
-    """Time the plain engine in a process of its own.
-
-    Returns:
-        Seconds a round, the median.
-    """
-    setting, num_threads, tunes_allocator = case
-    if tunes_allocator:
-        keep_freed_memory()
-    torch.set_num_threads(num_threads)
-    seconds = interleave({"plain": engine_round(setting, "plain")}, num_warmups=2, num_repeats=num_repeats)
-    return spread(seconds["plain"]).median
-
-
-def report_settings(report: Report, scale: Scale, *, is_smoke: bool) -> None:
-    """Compare threads, memory formats, arithmetic and allocators."""
-    model, workers, batch_size = scale.settings
-    report.add_heading("Settings, plain engine")
-    report.add_text(f"{model}, K={workers}, B={batch_size}; three processes each, in turn; medians.")
-    base = replace(_setting(scale, model, workers, batch_size), channels_last=False)
-    last, low = replace(base, channels_last=True), replace(base, channels_last=True, precision="bfloat16")
-    cases: dict[str, Case] = {
-        "contiguous, float32, 1 thread": (base, 1, False),
-        "channels last": (last, 1, False),
-        "channels last, allocator": (last, 1, True),
-        "channels last, bfloat16": (low, 1, False),
-        "channels last, bfloat16, allocator": (low, 1, True),
-        "channels last, bfloat16, allocator, 2 threads": (low, 2, True),
-    }
-    if is_smoke:
-        cases = dict(itertools.islice(cases.items(), 1))
-    seconds: dict[str, list[float]] = {name: [] for name in cases}
-    for _ in range(1 if is_smoke else 3):
-        for name, case in cases.items():
-            seconds[name].append(_in_new_process(measure_setting, case, scale.num_repeats))
-    first = statistics.median(next(iter(seconds.values())))
-    rows = [[name, _speed(base, found), f"{first / statistics.median(found):.2f}"] for name, found in seconds.items()]
-    report.add_table(["setting", "samples/s", "over the first"], rows)
 
 
 def measure_memory(setting: Setting) -> int:
@@ -258,14 +171,17 @@ def main() -> None:
     parser.add_argument("--workers", type=int, nargs="+", metavar="K", help="default: 1 4 16 64")
     parser.add_argument("--batch-sizes", type=int, nargs="+", metavar="B", help="default: 32 128")
     parser.add_argument(
-        "--only", nargs="+", choices=("engines", "pool", "settings", "memory"), help="parts to measure; default: all"
+        "--only", nargs="+", choices=("engines", "pool", "memory"), help="parts to measure; default: all"
+    )
+    parser.add_argument(
+        "--peers", nargs="*", choices=tuple(PEERS), metavar="NAME", help=f"of {', '.join(PEERS)}; default: all"
     )
     options = parse(parser)
     if options.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: there is no CUDA device.")
     torch.set_num_threads(1)
     scale = _scale(options)
-    parts = options.only or ["engines", *(["pool", "settings"] if options.device == "cpu" else []), "memory"]
+    parts = options.only or ["engines", *(["pool"] if options.device == "cpu" else []), "memory"]
     report = Report(__doc__ or "", seed=options.seed, smoke=options.smoke)
     report.add_text(
         f"H={scale.period}, {scale.num_repeats} repetitions, SGD with Nesterov momentum, device {scale.device}."
@@ -273,12 +189,21 @@ def main() -> None:
     if "engines" in parts:
         report_engines(report, scale)
     if "pool" in parts:
-        report_pool(report, scale)
-    if "settings" in parts:
-        report_settings(report, scale, is_smoke=options.smoke)
+        _report_pool(report, scale, is_smoke=options.smoke)
     if "memory" in parts:
         report_memory(report, scale)
     report.write(options.out)
+
+
+def _report_pool(report: Report, scale: Scale, *, is_smoke: bool) -> None:
+    others = [NAIVE, *(PEERS[name] for name in scale.peers)]
+    settings: list[tuple[Setting, list[Peer]]] = []
+    for model, workers, batch_size in scale.pool:
+        settings.append((replace(_setting(scale, model, workers, batch_size), period=scale.pool_period), others))
+    for model, workers, batch_size, precision in scale.pool_alone:
+        setting = _setting(scale, model, workers, batch_size)
+        settings.append((replace(setting, period=scale.pool_period, precision=precision), []))
+    report_pool(report, settings, num_repeats=scale.pool_repeats, seed=scale.seed, is_smoke=is_smoke)
 
 
 def _scale(options: argparse.Namespace) -> Scale:
@@ -289,6 +214,8 @@ def _scale(options: argparse.Namespace) -> Scale:
         workers=tuple(options.workers or scale.workers),
         batch_sizes=tuple(options.batch_sizes or scale.batch_sizes),
         num_repeats=options.repeats or scale.num_repeats,
+        pool_repeats=options.repeats or scale.pool_repeats,
+        peers=scale.peers if options.peers is None else tuple(options.peers),
         seed=options.seed,
     )
 

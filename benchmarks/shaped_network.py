@@ -8,9 +8,10 @@ long as in its slowest process, and ratios are formed within each repetition. DD
 BatchNorm's statistics in each forward pass, the least that it can do; it runs a second time under another name: how far
 that ratio is from 1 says what the others are worth. Compute only are the same steps, and nobody says a word. An
 epoch is extrapolated from the median step to 50,000 images. Predicted is compute + T / H, with T of one raw `all_reduce` of
-as many bytes, measured in the same repetitions after a pause. What crosses between the hosts is counted by
-the kernel at the first host's veth, Ethernet's headers included (segments that the interface would cut count as one); what
-a worker says that it sent contains what stays inside its host. Before it is timed, every contestant has to end with equal
+as many bytes, measured in the same repetitions after a pause. Of the wait, which is what a blocking H = 8 adds to compute
+only, overlap hides (blocking - overlapped) / (blocking - compute). What crosses between the hosts is counted by the kernel
+at the first host's veth, Ethernet's headers included (segments that the interface would cut count as one); what a worker
+says that it sent contains what stays inside its host. Before it is timed, every contestant has to end with equal
 parameters everywhere, and H = 1 with DDP's.
 
 Needs Linux, root, and iproute2; is skipped with the reason otherwise. Nothing is made outside the namespaces, which have no

@@ -115,6 +115,7 @@ def network(part):
 
 
 @pytest.mark.root
+@pytest.mark.one_at_a_time
 def test_bytes_between_hosts_are_slow_and_counted_and_bytes_inside_are_neither(network):
     _, told = network
     first, second = told["hosts"]
@@ -123,12 +124,13 @@ def test_bytes_between_hosts_are_slow_and_counted_and_bytes_inside_are_neither(n
     assert seconds > (NUM_BYTES - (32 << 10)) * 8 / BITS_PER_SECOND
     assert NUM_BYTES < counted < 1.15 * NUM_BYTES
     assert interface == "eth0"
-    inside, counted_inside, _ = transfer(first, first)
-    assert inside < seconds / 2
-    assert counted_inside == 0
+    inside = [transfer(first, first) for _ in range(3)]  # other programs may slow one down, the rate all
+    assert min(seconds for seconds, _, _ in inside) < seconds / 2
+    assert [counted for _, counted, _ in inside] == [0, 0, 0]
 
 
 @pytest.mark.root
+@pytest.mark.one_at_a_time
 def test_hosts_are_gone_when_the_process_that_made_them_is_killed(network):
     holder, told = network
     path = told["hosts"][0][0]
@@ -145,6 +147,7 @@ def test_hosts_are_gone_when_the_process_that_made_them_is_killed(network):
 
 
 @pytest.mark.root
+@pytest.mark.one_at_a_time
 @pytest.mark.slow
 @pytest.mark.parametrize("end", ["Ctrl-C", "the script is killed"])
 def test_no_process_and_no_namespace_outlives_the_script(end, part, tmp_path):

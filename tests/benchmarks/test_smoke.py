@@ -8,6 +8,8 @@ import pytest
 
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
 SCRIPTS = sorted(path.name for path in FOLDER.glob("[!_]*.py"))
+IN_TURN = {"shaped_network.py"}
+"""Those that build network namespaces: tests look at which there are on the whole machine."""
 
 
 def run(script, *arguments):
@@ -20,7 +22,9 @@ def test_there_are_scripts_to_run():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize(
+    "script", [pytest.param(name, marks=[pytest.mark.one_at_a_time] * (name in IN_TURN)) for name in SCRIPTS]
+)
 def test_a_smoke_run_judges_its_goals_and_writes_what_it_printed(script, tmp_path):
     page = tmp_path / "report.md"
     answer = run(script, "--smoke", "--out", page)
