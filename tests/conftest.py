@@ -1,14 +1,19 @@
 """Fixtures shared by all tests."""
 
+import fcntl
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
+from localsgd.cli.cores import usable_cores
 from localsgd.lab.data import DATA_SETS
 from tests.process_pool import ProcessPool
+
+MOST_WORKERS = 4
+"""Each of pytest's processes starts four of its own for tests, and needs 1 to 2 GB with them."""
 
 
 @pytest.fixture(scope="session")
@@ -47,3 +52,20 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip("needs a CUDA device")
     if item.get_closest_marker("root") and os.geteuid() != 0:
         pytest.skip("needs root")
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, bool, bool]:
+    """Let the tests that need it have their turn, whichever of pytest's processes they are in; waiting is not timed."""
+    if item.get_closest_marker("one_at_a_time") is None:
+        return (yield)
+    with Path(__file__).open("rb") as turn:
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        return (yield)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Say how many processes ``pytest -n auto`` starts: one for each core; on a single one, pytest stays alone."""
+    num_workers = min(usable_cores(), MOST_WORKERS)
+    return num_workers if num_workers > 1 else 0

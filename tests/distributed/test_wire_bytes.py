@@ -12,11 +12,15 @@ from torch import nn
 
 from localsgd import Every, LocalSGD
 
-BYTES_SENT_OFFSET = 200  # of tcpi_bytes_sent, and behind it tcpi_bytes_retrans, in Linux's struct tcp_info since 4.19
+NOT_SENT_OFFSET = 144  # of tcpi_notsent_bytes, in Linux's struct tcp_info
+BYTES_SENT_OFFSET = 200  # of tcpi_bytes_sent, and behind it tcpi_bytes_retrans, since 4.19
 
 
 def socket_bytes() -> int:
-    """Payload bytes that all TCP sockets of this process have sent, those sent twice counted once."""
+    """Payload bytes that all TCP sockets of this process have sent, those sent twice counted once.
+
+    Those that the kernel holds back for a moment, because the receiver has not read enough, count as sent.
+    """
     total = 0
     for entry in Path("/proc/self/fd").iterdir():
         try:
@@ -27,7 +31,8 @@ def socket_bytes() -> int:
                     info = own.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
                     if len(info) >= BYTES_SENT_OFFSET + 16:
                         sent, sent_again = struct.unpack_from("<QQ", info, BYTES_SENT_OFFSET)
-                        total += sent - sent_again
+                        (not_sent,) = struct.unpack_from("<I", info, NOT_SENT_OFFSET)
+                        total += sent - sent_again + not_sent
         except OSError:
             continue
     return total
