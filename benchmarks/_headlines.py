@@ -1,4 +1,4 @@
-"""Headline figures: what a script hands to `run_all.py` beside its page, one JSON line each, as soon as it is known."""
+"""Headline figures: what a script hands to `_bench.py` beside its page, one JSON line each, as soon as it is known."""
 
 import json
 import os
@@ -54,7 +54,7 @@ class Goal:
 
 
 def record(figure: Headline | Goal) -> None:
-    """Append a figure to the file that `run_all.py` named, if it did.
+    """Append a figure to the file that `_bench.py` named, if it did.
 
     Args:
         figure: The figure.

@@ -92,7 +92,7 @@ class Report:
         met: bool | None = None,
         note: str = "",
     ) -> None:
-        """Hand a figure to the report of `run_all.py`; the page itself shows it in its tables.
+        """Hand a figure to the report of `_bench.py`; the page itself shows it in its tables.
 
         Args:
             question: What is compared, in words that need no page around them.

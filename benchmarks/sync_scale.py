@@ -26,7 +26,7 @@ from _processes import run_in_processes
 from _report import Report, ratio_text, seconds_text
 from _scale_points import FLOOR, Group, Model, available_bytes, measure_group, measure_rows
 from _timing import Spread, ratios, spread
-from torch.multiprocessing.spawn import ProcessExitedException
+from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
 
 RATIO_LIMIT = 1.10
 SLOPE_REACH = 0.10
@@ -61,7 +61,7 @@ class Scale:
 
 
 FULL = Scale(
-    sizes={272_474: 101, 1_000_000: 51, 10_000_000: 21, 100_000_000: 9, 1_000_000_000: 5},
+    sizes={272_474: 101, 1_000_000: 51, 10_000_000: 21, 100_000_000: 9, 1_000_000_000: 7},
     tensors=(10, 100, 1000, 10_000),
     processes={2: 21, 4: 15, 8: 11, 16: 7},
     rows={1: 201, 4: 101, 16: 51, 64: 21, 256: 11, 1024: 7},
@@ -107,8 +107,10 @@ class Task:
             return None
         try:
             found = run_in_processes(measure_group, num_processes, group, timeout_seconds=TIMEOUT_SECONDS)
-        except ProcessExitedException as error:
-            self.report.add_text(f"left out: {_describe(group, num_processes)}: {error}, as where memory ends.")
+        except (ProcessExitedException, ProcessRaisedException, TimeoutError) as error:
+            # Killed where memory ends, or too slow: what was measured before is kept.
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+            self.report.add_text(f"left out: {_describe(group, num_processes)}: {reason}.")
             return None
         return {name: [max(repeat) for repeat in zip(*(one[name] for one in found), strict=True)] for name in found[0]}
 

@@ -17,7 +17,7 @@ from localsgd.compression import PAYLOAD_VERSION, Compressor
 from localsgd.errors import ArgumentError, DisagreementError
 from localsgd.options import require_communicator, require_options
 from localsgd.schedules import Every, Hierarchical, Schedule, WatchingSchedule
-from localsgd.sharding import require_replicas_apart, require_sharded_options
+from localsgd.sharding import require_replicas_apart, require_sharded_options, worker_processes
 from localsgd.topology import Topology
 
 __all__ = [
@@ -178,8 +178,9 @@ def prepare(
         DisagreementError: If rows or processes differ; on every process.
 
     Cost:
-        Three exchanges of small objects. Every process must call this.
+        Three exchanges of small objects; two more among the processes of a sharded worker. Every process must call this.
     """
+    worker = worker_processes(model)
 
     def make() -> tuple[list[nn.Module], list[Optimizer], FlatRows]:
         require_options(options)
@@ -189,27 +190,36 @@ def prepare(
         require_sharded_options(rows, options)
         return models, optimizers, rows
 
-    models, optimizers, rows = prepare_everywhere(communicator, make)
-    require_replicas_apart(rows, communicator)
-    agree(rows, optimizers, communicator, options=options)
+    def compare() -> tuple[list[nn.Module], list[Optimizer], FlatRows]:
+        models, optimizers, rows = prepare_everywhere(communicator, make)
+        require_replicas_apart(rows, communicator)
+        agree(optimizers, communicator, options=options, rows=rows)
+        return models, optimizers, rows
+
+    models, optimizers, rows = prepare_everywhere(worker, compare)
+    agree(optimizers, worker, options=options)  # their tensors differ: each has a part of its own
     return models, optimizers, rows
 
 
 def agree(
-    rows: FlatRows, optimizers: Sequence[Optimizer], communicator: Communicator, *, options: Mapping[str, Any]
+    optimizers: Sequence[Optimizer],
+    communicator: Communicator,
+    *,
+    options: Mapping[str, Any],
+    rows: FlatRows | None = None,
 ) -> None:
     """Compare all processes before the first sync.
 
     Args:
-        rows: The workers of this process.
         optimizers: One optimizer a row.
         communicator: The processes.
         options: Everything else that must be alike, by name; compared by its ``repr``.
+        rows: The workers of this process; ``None`` where processes are not to hold the same tensors.
 
     Raises:
         DisagreementError: If processes differ; on every process.
     """
-    facts = {"rows a process:": [str(rows.num_rows)], "tensor": rows.facts()}
+    facts = {} if rows is None else {"rows a process:": [str(rows.num_rows)], "tensor": rows.facts()}
     facts |= {"option": [f"{name}={value!r}" for name, value in options.items()]}
     facts |= {"payload version": [str(PAYLOAD_VERSION)], "optimizer": _optimizer_facts(optimizers)}
     require_agreement(communicator, facts)

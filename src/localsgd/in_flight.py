@@ -19,7 +19,7 @@ from localsgd.parcels import Parcel
 
 __all__ = ["InFlight", "Lane", "arrive", "revive", "saved_by_all", "saved_by_worker", "send", "write_facts"]
 
-_WEIGHT, _FINITE = Facts._fields.index("weight"), Facts._fields.index("finite_workers")
+_WEIGHT, _FINITE, _STOP_VOTES = map(Facts._fields.index, ("weight", "finite_workers", "stop_votes"))
 
 
 @final
@@ -204,6 +204,7 @@ def revive(
     vectors, bad_rows = parcel.sum_rows(range(len(own)))
     for vector, sums in zip(vectors, saved["sums"], strict=True):
         vector.copy_(sums)
+    vectors[0][_STOP_VOTES] = 0  # whoever wanted to stop has stopped: that is why this was saved
     snapshots = [
         torch.stack([part["values"][index].to(piece.group.storage) for part in own])
         for index, piece in enumerate(parcel.pieces if own[0]["values"] else ())

@@ -16,7 +16,7 @@ from localsgd.buffers.arithmetic import squared_distance
 from localsgd.communicators import Communicator, Nested, NestedTwin, OverlappingCommunicator
 from localsgd.consensus import Consensus, describe_drift
 from localsgd.conversation import Conversation
-from localsgd.errors import ArgumentError, SyncError
+from localsgd.errors import ArgumentError, StateError, SyncError
 from localsgd.facts import from_slots
 from localsgd.fragments import Fragment, due_step
 from localsgd.in_flight import InFlight, Lane, arrive, revive, saved_by_all, saved_by_worker, send, write_facts
@@ -393,5 +393,5 @@ def _forget(flights: list[InFlight], wait: Callable[[], None]) -> None:
 def _give_up(flights: list[InFlight], lane: Lane) -> None:
     """Wait for what is under way, whatever becomes of it, and forget it; if it fails, the next exchange tells why."""
     while flights:
-        with contextlib.suppress(SyncError):
+        with contextlib.suppress(SyncError, StateError):  # StateError: the communicator was closed
             arrive(flights.pop(0), lane)

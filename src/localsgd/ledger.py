@@ -32,6 +32,7 @@ class Ledger:
         """
         self._topology = topology
         self._latest: dict[str, Any] | None = None
+        self._agreed: dict[str, Any] = {}
         self._unread: deque[dict[str, Any]] = deque()
         self._recent: deque[dict[str, Any]] = deque(maxlen=_MOST_RECENT)
         self._carried: list[dict[str, Any]] = []
@@ -83,7 +84,13 @@ class Ledger:
         Returns:
             Its value; ``None`` before the first sync.
         """
-        return None if self._latest is None else self._latest[name]
+        if self._latest is None:
+            return self._agreed.get(name)
+        if self._latest[name] is not None:
+            return self._latest[name]
+        # A second sync after the same step, as of the fragments that were not whole, has no losses of its own to tell.
+        told = [about[name] for about in self._recent if about["step"] == self._latest["step"]]
+        return next((value for value in reversed(told) if value is not None), None)
 
     def observe(self, loss: Tensor | float) -> None:
         """Note the training loss of a step.
@@ -207,7 +214,8 @@ class Ledger:
     def state(self) -> dict[str, Any]:
         """Give what has to be saved."""
         levels = range(1, self._topology.num_levels + 1)
-        return {"totals": asdict(self.totals), "losses": [self.losses(level) for level in levels]}
+        agreed = {name: self.agreed(name) for name in ("learning_rate", "train_loss")}
+        return {"totals": asdict(self.totals), "losses": [self.losses(level) for level in levels], "agreed": agreed}
 
     def load(self, state: dict[str, Any]) -> None:
         """Take a saved state.
@@ -216,6 +224,7 @@ class Ledger:
             state: What `state` returned.
         """
         self._totals, self._latest = Totals(**state["totals"]), None
+        self._agreed = dict(state.get("agreed", {}))
         self._rounds = self._totals.rounds
         self._unread.clear()
         self._recent.clear()

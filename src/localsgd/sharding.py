@@ -1,16 +1,34 @@
 """What must hold where workers are sharded over several processes (fully_shard), each of which averages its own part."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch.distributed as dist
+from torch import nn
 
 from localsgd._checks import require
 from localsgd.buffers.flat import FlatRows
-from localsgd.communicators.protocol import Communicator
+from localsgd.buffers.homes import is_sharded
+from localsgd.communicators import Communicator, OneProcess, Processes
 from localsgd.schedules import Hierarchical, WatchingSchedule
 
-__all__ = ["require_replicas_apart", "require_sharded_options"]
+__all__ = ["require_replicas_apart", "require_sharded_options", "worker_processes"]
+
+
+def worker_processes(model: nn.Module | Sequence[nn.Module]) -> Communicator:
+    """Find the processes that hold parts of the same worker as this one.
+
+    Args:
+        model: A module, which alone can be sharded, or several; whatever is wrong with them is found later.
+
+    Returns:
+        They; this process alone where nothing is sharded, or over more than one dimension.
+    """
+    tensors = model.parameters() if isinstance(model, nn.Module) else ()
+    sharded: list[Any] = [tensor for tensor in tensors if is_sharded(tensor)]
+    if not sharded or sharded[0].device_mesh.ndim > 1:
+        return OneProcess()
+    return Processes(sharded[0].device_mesh.get_group())
 
 
 def require_sharded_options(rows: FlatRows, options: Mapping[str, Any]) -> None:

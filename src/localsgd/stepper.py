@@ -344,9 +344,10 @@ class Stepper:
         due = self.clock.level_due(self.clock.steps)
         if due > level:
             self.sync_parameters("parameters", level=due)
+            self._start_fragments()
             return
-        if level == self._num_levels and has_stepped:
-            self._synchronizer.conclude_gradients()
+        if level == self._num_levels:
+            self._synchronizer.conclude_gradients(self.clock.steps, has_stepped=has_stepped)
         self.clock.begin_rounds(level, self._observer.observation())
         self._start_fragments()
         self._expect()

@@ -31,7 +31,7 @@ __all__ = ["Synchronizer"]
 
 @final
 class Synchronizer:
-    """Carries out syncs and remembers what lies between them: anchors and outer state.
+    """Carries out syncs: of blocks, of everyone, of gradients; at once, or started here and landing later.
 
     Attributes:
         ledger: What each sync told.
@@ -98,7 +98,7 @@ class Synchronizer:
         keeps_anchor = measure_drift or keep_anchor or outer.needs_anchor or self._compressed is not None
         fragments = cut_rows([group.layout for group in rows.groups], overlap.fragments)
         self._consensus = Consensus(rows, outer, fragments, keeps_anchor=keeps_anchor)
-        self._aligned_at = 0
+        self._aligned_at: int | None = None
         self.late: LateSyncs | None = None
         if overlap.is_late:
             self.late = LateSyncs(
@@ -200,9 +200,16 @@ class Synchronizer:
         self._everyone.communicator.all_reduce_(on_device)
         return math.sqrt(on_device.item() / self._everyone.num_workers)
 
-    def conclude_gradients(self) -> None:
-        """Let the outer optimizer act after a round whose gradients were averaged; nothing is exchanged."""
-        if self._consensus.anchors:
+    def conclude_gradients(self, step: int, *, has_stepped: bool) -> None:
+        """Let the outer optimizer act after a round whose gradients were averaged; nothing is exchanged.
+
+        Args:
+            step: Steps taken by each worker.
+            has_stepped: Whether anybody has moved in the round's step.
+        """
+        if self.late is not None:
+            self.late.note_whole_sync(step)
+        if has_stepped and self._consensus.anchors:
             vectors = [g.storage[0].to(g.layout.accumulation_dtype) for g in self._rows.groups]
             self._consensus.step_(vectors, inner_lr=self.ledger.agreed("learning_rate"))
             for group, vector in zip(self._rows.groups, vectors, strict=True):
@@ -266,6 +273,7 @@ class Synchronizer:
             "overlap_mixing and fragments with which it was saved.",
         )
         self._consensus.require_fit(state)
+        self._aligned_at = None
         if self._compressed is not None:
             self._compressed.load(state)
         if self.late is not None:

@@ -6,7 +6,16 @@ import io
 import pytest
 import torch
 
-from localsgd import ArgumentError, BlockMomentum, Every, LocalSGD, replicate
+from localsgd import (
+    ArgumentError,
+    BlockMomentum,
+    Every,
+    Hierarchical,
+    LocalSGD,
+    QuadraticRule,
+    Topology,
+    replicate,
+)
 from tests.equivalence.plain import OPTIMIZERS, batches, convolutional, loss_of, perceptron
 
 OPTIONS = [
@@ -126,3 +135,60 @@ def test_a_state_of_other_options_or_without_a_snapshot_is_refused():
     del state["snapshots"][1]
     with pytest.raises(ArgumentError, match=r"snapshots of the workers \[0\], and this process needs those of \[1\]"):
         build(2, OPTIONS[0])[2].load_state_dict(state)
+
+
+def build_with(schedule, num_rows=2, **options):
+    models = replicate(perceptron(), num_rows)
+    optimizers = [OPTIMIZERS[1](m.parameters()) for m in models]
+    return models, optimizers, LocalSGD(models, optimizers, schedule, **options)
+
+
+def test_a_schedule_that_looks_at_the_rate_goes_on_as_if_nothing_had_happened():
+    """Its rounds begin with the rate of the last sync that has landed, which is not the present one."""
+    data = batches(40, 2)
+
+    def steps_of_syncs(parts, stop):
+        for step, row in enumerate(data, start=1):
+            rate = 0.1 if step < 7 else 0.02
+            for optimizer in parts[1]:
+                optimizer.param_groups[0]["lr"] = rate
+            if step > parts[2].steps:
+                train(*parts, [row])
+            if step == stop:
+                resumed = build_with(QuadraticRule(4, 0.06), overlap_steps=3)
+                load(resumed, save(*parts))
+                parts = resumed
+        parts[2].finish()
+        return [report.step for report in parts[2].recent_syncs], parts
+
+    unbroken, whole = steps_of_syncs(build_with(QuadraticRule(4, 0.06), overlap_steps=3), None)
+    later, resumed = steps_of_syncs(build_with(QuadraticRule(4, 0.06), overlap_steps=3), 5)
+    assert later == unbroken
+    assert_alike(resumed, whole)
+
+
+def test_who_asked_to_stop_is_not_stopped_again_when_what_was_under_way_lands():
+    data = batches(12, 2)
+    parts = build(2, {"overlap_steps": 3, "fragments": 2})
+    train(*parts, data[:1])
+    parts[2].request_stop()
+    train(*parts, data[1:3])
+    resumed = build(2, {"overlap_steps": 3, "fragments": 2})
+    load(resumed, save(*parts))
+    train(*resumed, data[3:])
+    assert not resumed[2].stop_requested
+
+
+def test_a_step_back_in_one_process_averages_blocks_again():
+    data = batches(8, 4)
+    options = {"topology": Topology((2, 2)), "overlap_steps": 3}
+    parts = build_with(Hierarchical([2, 4]), 4, **options)
+    train(*parts, data[:7])
+    saved = save(*parts)
+    train(*parts, data[7:])
+    first = copy.deepcopy([model.state_dict() for model in parts[0]])
+    load(parts, copy.deepcopy(saved))
+    train(*parts, data[7:])
+    for model, before in zip(parts[0], first, strict=True):
+        assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert torch.equal(parts[0][0][0].weight, parts[0][1][0].weight), "a block is alike while a sync is under way"

@@ -2,10 +2,11 @@
 
 import pytest
 import torch
+from torch.optim import SGD
 
-from localsgd import BlockMomentum, Every, Hierarchical, LocalSGD, Nesterov, Topology, replicate
+from localsgd import BlockMomentum, Every, Hierarchical, LocalSGD, Nesterov, PostLocal, Topology, replicate
 from tests.equivalence.late import Rules, train_late
-from tests.equivalence.plain import OPTIMIZERS, batches, convolutional, loss_of
+from tests.equivalence.plain import OPTIMIZERS, batches, convolutional, loss_of, perceptron
 from tests.equivalence.running import floats, train_rows
 
 WIDE = torch.float64
@@ -124,3 +125,18 @@ def test_blocks_are_alike_when_everyones_fragments_have_gone_by(overlap_steps):
     local.finish()
     for model in models[1:]:
         assert all(torch.equal(p, q) for p, q in zip(model.parameters(), models[0].parameters(), strict=True))
+
+
+def test_after_rounds_of_one_step_there_is_nothing_left_to_do():
+    models = replicate(perceptron(), 2)
+    optimizers = [SGD(model.parameters(), lr=0.1) for model in models]
+    local = LocalSGD(models, optimizers, PostLocal(100, 8), fragments=2, outer=BlockMomentum(0.5))
+    for row in batches(5, 2):
+        for index, model in enumerate(models):
+            loss_of(model, row[index]).backward()
+            local.step(row=index)
+            optimizers[index].zero_grad()
+    before = [parameter.detach().clone() for parameter in models[0].parameters()]
+    assert local.is_synced
+    assert local.finish() is None
+    assert all(torch.equal(old, new) for old, new in zip(before, models[0].parameters(), strict=True))

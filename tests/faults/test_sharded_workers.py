@@ -263,3 +263,30 @@ def test_parts_that_are_no_replicas_any_more_are_noticed_on_all_processes(proces
     for kind, said in processes(load_into_one_worker, PROCESSES):
         assert kind == "DisagreementError"
         assert "are no replicas of each other any more" in said
+
+
+def parts_of_a_worker_mean_different_schedules():
+    mesh = halves()
+    return caught(build, shard(odd(), mesh), across(mesh), Every(2 + mesh.get_local_rank("shard")))
+
+
+def one_part_of_each_worker_has_a_bad_option():
+    mesh = halves()
+    return caught(build, shard(odd(), mesh), across(mesh), fragments=1 + mesh.get_local_rank("shard"))
+
+
+@pytest.mark.parametrize(
+    ("function", "kind", "message"),
+    [
+        (
+            parts_of_a_worker_mean_different_schedules,
+            "DisagreementError",
+            r"process 1 of 2 has option .*Every\(period=3\)",
+        ),
+        (one_part_of_each_worker_has_a_bad_option, "ArgumentError", r"fragments=2 cannot be combined with sharded"),
+    ],
+)
+def test_the_parts_of_a_worker_are_compared_as_well(processes, function, kind, message):
+    for found, said in processes(function, PROCESSES):
+        assert found == kind, said
+        assert re.search(message, said), said

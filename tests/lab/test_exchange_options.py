@@ -118,3 +118,24 @@ def test_every_engine_stops_where_a_sync_lands(engine):
     other = run(*BOTH, "switch_at=0.2", f"engine={engine}")
     assert other["rounds"] == plain["rounds"]
     assert other["test_loss"] == pytest.approx(plain["test_loss"], rel=1e-4)
+
+
+def test_losses_that_a_schedule_looks_at_outlive_a_stop_between_two_fragments(tmp_path):
+    asked = ["algorithm=adacomm", "period=6", "fragments=2", "schedule.interval_epochs=1"]
+    unbroken = run(*asked, out=tmp_path / "whole")
+    with pytest.raises(Interrupted):
+        run(*asked, out=tmp_path / "broken", watcher=Watcher(stop_after=4))
+    assert untimed_summary(run(*asked, out=tmp_path / "broken", resume=True)) == untimed_summary(unbroken)
+    both = [
+        [event["train_loss"] for event in untimed_record(tmp_path / name) if event["event"] == "sync"]
+        for name in ("whole", "broken")
+    ]
+    assert both[0] == both[1]
+
+
+def test_syncs_of_blocks_and_of_everyone_that_meet_are_both_in_the_record(tmp_path):
+    asked = ["algorithm=hierarchical", "block_size=2", "period=2", "block_period=2", "overlap_steps=2"]
+    summary = run(*asked, out=tmp_path)
+    syncs = [event for event in untimed_record(tmp_path) if event["event"] == "sync"]
+    assert len(syncs) == summary["rounds"]
+    assert {sync["level"] for sync in syncs} == {1, 2}

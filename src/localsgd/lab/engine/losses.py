@@ -60,9 +60,8 @@ class Losses:
     def end_step(self) -> None:
         """Note that all rows have stepped, and synced if that was due."""
         if self.are_told:
-            last = self._local.last_sync
             self._num_told += 1
-            if last is not None and last.step == self._local.steps:
+            if self._local.stepper.clock.steps_in_round == 0:  # not so after the sync of a fragment inside a round
                 self._round_sums.zero_()
                 self._num_told = 0
 
