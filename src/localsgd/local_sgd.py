@@ -343,7 +343,7 @@ class LocalSGD:
 
         Afterwards parameters, module buffers and training modes are what they were, bit for bit, also when the body
         raises. Neither steps nor syncs are allowed inside. A sync that is under way stays so: what it will change has mean
-        zero with plain averaging, and with other outer optimizers the step that it brings is not there yet.
+        zero with plain averaging, without mixing; otherwise the step that it brings is not there yet.
 
         Returns:
             A context manager that gives the first row's model.

@@ -130,3 +130,11 @@ def test_a_setting_that_no_algorithm_of_the_comparison_uses_is_refused(localsgd,
     outcome = localsgd(*QUICK, "--algorithms", "local,qsr", "--set", "schedule.alpha=-1")
     assert "schedule.alpha=-1.0 must be a finite number > 0" in outcome.err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_comparison_finds_out_before_its_first_run(localsgd, tmp_path):
+    asked = ["--algorithms", "local,adacomm", "--workers", "4", "--period", "4", "--overlap-steps", "3"]
+    outcome = localsgd("compare", "digits-mlp", *asked, "--epochs", "2", "--out", tmp_path / "both")
+    assert outcome.status == 2
+    assert "error: algorithm=adacomm: overlap_steps=3 cannot be combined with" in outcome.err
+    assert not (tmp_path / "both").exists()

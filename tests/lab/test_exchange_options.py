@@ -43,6 +43,13 @@ def test_what_does_not_fit_the_schedule_or_the_model_is_refused_before_anything_
     assert not (tmp_path / "run").exists()
 
 
+def test_minibatches_say_what_has_no_effect(tmp_path):
+    run("algorithm=minibatch", "overlap_steps=2", "compression.name=sign", out=tmp_path)
+    (warning,) = [event for event in untimed_record(tmp_path) if event["event"] == "warning"]
+    expected = "overlap_steps=2, compression.name=sign: no effect with algorithm=minibatch, which sends gradients"
+    assert warning["message"].startswith(expected)
+
+
 def test_a_configuration_from_before_syncs_could_overlap_is_read():
     values = config().to_dict()
     for name in ("overlap_steps", "overlap_mixing", "fragments"):

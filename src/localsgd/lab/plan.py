@@ -4,11 +4,14 @@ import math
 from dataclasses import dataclass, replace
 
 from localsgd._checks import require
+from localsgd.errors import ArgumentError
 from localsgd.lab.algorithms import StepRates, find_switch_step, make_growth, make_schedule, make_topology
 from localsgd.lab.config import RunConfig
 from localsgd.lab.data import SampleStream
+from localsgd.lab.optimizers import make_compressor
 from localsgd.lab.sections import OptimizerConfig
 from localsgd.optim import LargeBatchSchedule
+from localsgd.overlap import find_overlap, require_overlap
 from localsgd.schedules import BatchGrowth, Decreasing, Hierarchical, Schedule, WatchingSchedule, sync_steps
 from localsgd.topology import Topology
 
@@ -143,7 +146,7 @@ def make_plan(config: RunConfig, *, num_samples: int) -> RunPlan:
 
     Raises:
         ArgumentError: If the run is shorter than one step, or has no room for the switch of post-local SGD, or for one
-            step after that of growing batches.
+            step after that of growing batches; or if syncs cannot overlap, or go by fragments, as they are to.
     """
     stream = _make_stream(config, num_samples)
     num_batches = stream.num_steps(config.epochs)
@@ -158,6 +161,7 @@ def make_plan(config: RunConfig, *, num_samples: int) -> RunPlan:
     by_step = StepRates(rates=rates, samples_per_step=stream.samples_per_step, num_samples=num_samples)
     schedule = make_schedule(config, switch_step, learning_rates=by_step, num_steps=num_steps)
     topology = make_topology(config)
+    warnings += _check_exchange(config, schedule)
     return RunPlan(
         config=config,
         num_samples=num_samples,
@@ -208,6 +212,26 @@ def _check_left_over(growth: BatchGrowth | None, num_steps: int, num_batches: in
         f"after the switch: the last {num_unused} of the run's {num_batches} are left out."
     )
     return (message,)
+
+
+def _check_exchange(config: RunConfig, schedule: Schedule) -> tuple[str, ...]:
+    """Refuse what `LocalSGD` would refuse when a run begins; warn of what has no effect."""
+    fields = {"overlap_steps": config.overlap_steps, "fragments": config.fragments}
+    if config.only_averages_gradients:
+        changed = [f"{name}={value}" for name, value in fields.items() if value != getattr(RunConfig, name)]
+        changed += [f"compression.name={config.compression.name}"] if config.compression.name != "none" else []
+        what = (
+            f"{', '.join(changed)}: no effect with algorithm={config.algorithm}, which sends gradients whole, at once."
+        )
+        return (what,) if changed else ()
+    options = fields | {"overlap_mixing": config.overlap_mixing, "compression": make_compressor(config.compression)}
+    last = schedule.schedules[-1] if isinstance(schedule, Hierarchical) else schedule
+    try:
+        require_overlap(options | {"optimizer_state": "keep", "non_finite": "raise"})
+        find_overlap(options, last)
+    except ArgumentError as error:
+        raise ArgumentError(f"algorithm={config.algorithm}: {error}") from None
+    return ()
 
 
 def _count_syncs(schedule: Schedule, topology: Topology, num_steps: int) -> int | None:
