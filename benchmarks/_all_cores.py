@@ -1,6 +1,5 @@
 """The table of rows_throughput about all cores: our pool of processes, its floor, a naive loop and the peers, in turn."""
 
-import os
 import statistics
 import sys
 from collections.abc import Callable, Sequence
@@ -18,6 +17,7 @@ from _timing import interleave, ratios, spread
 
 from localsgd import ArgumentError
 from localsgd.communicators import Communicator, Processes, SharedMemory
+from localsgd.lab.cores import usable_cores
 from localsgd.lab.engine.allocator import keep_freed_memory
 
 __all__ = ["Job", "measure_pool", "report_pool"]
@@ -58,7 +58,7 @@ def report_pool(
         seed: Seed of the orders.
         is_smoke: Whether to stay silent, and to leave out peers whose environments are missing instead of making these.
     """
-    num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    num_cores = usable_cores()
     report.add_heading(f"All cores: {num_cores}")
     others = list({peer.title: peer for _, peers in settings for peer in peers}.values())
     _explain(report, others)

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from _command import ROOT
 
+from localsgd.lab.cores import usable_cores
+
 __all__ = ["describe_commit", "describe_load", "describe_machine", "describe_versions"]
 
 _PACKAGES = ("localsgd", "torch", "accelerate", "numpy")
@@ -47,7 +49,7 @@ def describe_load() -> str:
 
 
 def _num_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return usable_cores()
 
 
 def _first(pattern: str, path: Path) -> str | None:

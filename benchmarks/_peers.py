@@ -15,6 +15,8 @@ from pathlib import Path
 from _environments import PeerError, pin_of, python_of, variables
 from _orders import ROUND, TELL
 
+from localsgd.lab.cores import usable_cores
+
 __all__ = ["NAIVE", "PEERS", "Peer", "Remote", "started"]
 
 _START_SECONDS = 300
@@ -47,7 +49,7 @@ class Peer:
 NAIVE = Peer(
     title="naive loop",
     module="_peer_naive",
-    num_threads=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+    num_threads=usable_cores(),
     note="K models and K optimizers in one process with a thread for each core; SGD as torch makes it; parameters averaged "
     "by a loop over them, BatchNorm's statistics left alone",
 )

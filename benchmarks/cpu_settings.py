@@ -25,8 +25,8 @@ from _variants import Case, Variant, Work
 from torch import nn
 
 import localsgd.cli.session
-from localsgd.cli.cores import usable_cores
 from localsgd.cli.workload import choose_processes
+from localsgd.lab.cores import usable_cores
 from localsgd.lab.forward import Forward
 from localsgd.lab.models import build
 from localsgd.lab.optimizers import make_optimizer

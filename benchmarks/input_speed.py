@@ -13,7 +13,6 @@ full at the beginning and at the end. Beside it n bare loops in n processes at o
 for n processes share caches and clock speed whoever feeds them. One bare loop on an otherwise idle machine is shown as well.
 """
 
-import os
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -34,6 +33,7 @@ from torch.optim import SGD
 
 from localsgd.lab import recipe
 from localsgd.lab.batches import TrainingBatches
+from localsgd.lab.cores import usable_cores
 from localsgd.lab.data import Augmentation, DataSet, SampleStream, Split
 from localsgd.lab.data.image_folder import ImageFolder
 from localsgd.lab.data.image_folder_batches import FolderTrainingBatches
@@ -275,7 +275,7 @@ def main() -> None:
         seed=options.seed,
         model=options.model,
     )
-    num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    num_cores = usable_cores()
     numbers = tuple(sorted(set(options.processes or ([1] if options.smoke else [1, num_cores]))))
     if numbers[0] < 1:
         parser.error(f"--processes {' '.join(map(str, numbers))} must be >= 1.")

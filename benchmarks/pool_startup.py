@@ -34,8 +34,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim import SGD
 
-from localsgd.cli.cores import usable_cores
 from localsgd.cli.workload import WORTH_SECONDS, predict_batch_seconds
+from localsgd.lab.cores import usable_cores
 from localsgd.lab.engine.allocator import keep_freed_memory
 from localsgd.lab.models import ImageInputs, TextInputs, build
 

@@ -40,6 +40,7 @@ from _wire_contestants import ALONE, DDP, Trainee, summing_ways, training_ways
 from _wire_tables import RAW, Found, present_sums, present_training
 from torch import Tensor
 
+from localsgd.lab.cores import usable_cores
 from localsgd.lab.data import DATA_SETS, DataSet, Split, load, training_images
 from localsgd.lab.models import ImageInputs, build
 
@@ -239,7 +240,7 @@ def run(scale: Scale, data_root: Path | None) -> tuple[list[Found], str]:
 
 def describe(scale: Scale, source: str) -> str:
     """Say what was measured."""
-    num_processes, num_cores = NUM_HOSTS * scale.workers, len(os.sched_getaffinity(0))
+    num_processes, num_cores = NUM_HOSTS * scale.workers, usable_cores()
     shared = (
         f" They share {num_cores} cores, which stretches the computation of all alike."
         if num_cores < num_processes

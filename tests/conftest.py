@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from localsgd.cli.cores import usable_cores
+from localsgd.lab.cores import usable_cores
 from localsgd.lab.data import DATA_SETS
 from tests.process_pool import ProcessPool
 

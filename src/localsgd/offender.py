@@ -1,10 +1,12 @@
 """A worker whose values cannot enter the mean."""
 
 from dataclasses import dataclass
+from typing import final
 
 __all__ = ["Offender"]
 
 
+@final
 @dataclass(frozen=True, kw_only=True)
 class Offender:
     """A worker whose values cannot enter the mean."""

@@ -13,12 +13,12 @@ from localsgd.buffers.flat import FlatRows, RowGroup
 from localsgd.buffers.layout import NUM_SLOTS
 from localsgd.fragments import Fragment
 
-__all__ = ["Parcel", "Piece"]
+__all__ = ["Parcel", "Portion"]
 
 
 @final
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Piece:
+class Portion:
     """The part of a fragment that lies in one group, and where it lies in the group's vector."""
 
     group: RowGroup
@@ -71,13 +71,13 @@ class Parcel:
         """
         self.fragment, self._rows, self.buffers = fragment, rows, buffers
         self.num_workers, self._is_first = num_workers, is_first
-        self.pieces: list[Piece] = []
+        self.pieces: list[Portion] = []
         for group, parameters in zip(rows.groups, fragment.regions, strict=True):
             takes_buffers = fragment.is_last and buffers != "local" and group.layout.num_buffers > 0
             region = group.layout.buffer_region if takes_buffers else slice(0, 0)
             if parameters.start < parameters.stop or takes_buffers:
                 begin = 0 if self.pieces else NUM_SLOTS
-                self.pieces.append(Piece(group=group, parameters=parameters, buffers=region, begin=begin))
+                self.pieces.append(Portion(group=group, parameters=parameters, buffers=region, begin=begin))
 
     def snapshots(self) -> list[Tensor]:
         """Copy what every row has now.
@@ -218,7 +218,7 @@ class Parcel:
                         return entry.name
         return "a parameter"
 
-    def _parts_of_row(self, piece: Piece, row: int) -> tuple[Tensor, Tensor]:
+    def _parts_of_row(self, piece: Portion, row: int) -> tuple[Tensor, Tensor]:
         storage = piece.group.storage[row]
         return storage[piece.parameters], storage[piece.buffers]
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, final
 
 from torch import Tensor
 
@@ -15,6 +15,7 @@ __all__ = ["BufferPolicy", "Piece", "bad_entries", "cut_row", "weigh_regions"]
 BufferPolicy = Literal["average", "local", "broadcast"]
 
 
+@final
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Piece:
     """A region of a row with one weight in the mean; sliced once, since slicing costs as much as scaling a small model."""

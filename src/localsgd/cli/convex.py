@@ -18,7 +18,6 @@ import typer
 from localsgd._checks import require, require_at_least
 from localsgd.cli.advice import how_to_continue
 from localsgd.cli.convex_view import ConvexView
-from localsgd.cli.cores import usable_cores
 from localsgd.cli.formats import format_seconds
 from localsgd.cli.interruption import Interruption
 from localsgd.cli.options import DataRoot, Json, data_root_or_default, out_option
@@ -26,6 +25,7 @@ from localsgd.errors import ArgumentError, DataError
 from localsgd.lab.convex import COMMUNICATION, Study, StudyConfig, report, run_study
 from localsgd.lab.convex.page import tables, whole_page
 from localsgd.lab.convex.study import JOURNAL
+from localsgd.lab.cores import usable_cores
 from localsgd.lab.data import FeatureSet, load
 from localsgd.lab.json_files import write_json, write_whole
 

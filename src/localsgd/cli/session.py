@@ -14,7 +14,6 @@ import typer
 
 from localsgd._checks import require
 from localsgd.cli.advice import how_to_continue, names_folder
-from localsgd.cli.cores import usable_cores
 from localsgd.cli.ending import end_together
 from localsgd.cli.interruption import Interruption
 from localsgd.cli.launch import Launch, choose_device, joined, read_launch
@@ -24,6 +23,7 @@ from localsgd.cli.progress import ProgressView
 from localsgd.cli.workload import choose_processes, latest_checkpoint, parse_processes, processes_before
 from localsgd.communicators import Communicator
 from localsgd.lab.config import RunConfig
+from localsgd.lab.cores import usable_cores
 from localsgd.lab.engine.allocator import keep_freed_memory
 from localsgd.lab.interrupted import Interrupted
 from localsgd.lab.listener import Listener

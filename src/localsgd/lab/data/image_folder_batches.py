@@ -1,6 +1,5 @@
 """Batches of an image folder: which images a worker trains on in a step, and the parts that are evaluated."""
 
-import os
 from collections.abc import Iterable
 from types import TracebackType
 from typing import Self, final
@@ -9,6 +8,7 @@ import torch
 from torch import Tensor
 
 from localsgd._checks import require, require_at_least
+from localsgd.lab.cores import usable_cores
 from localsgd.lab.data.image_folder import ImageFiles, ImageFolder
 from localsgd.lab.data.image_folder_ahead import DecodingAhead
 from localsgd.lab.data.image_folder_decoding import Decoder, DecodingRequest
@@ -31,7 +31,7 @@ def default_num_processes(num_local_processes: int = 1) -> int:
         ArgumentError: If ``num_local_processes`` is below 1.
     """
     require_at_least("num_local_processes", num_local_processes, 1)
-    num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    num_cores = usable_cores()
     return max(1, num_cores // num_local_processes - 1)
 
 

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from localsgd.cli.cores import usable_cores
+from localsgd.lab.cores import usable_cores
 
 ALL = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
@@ -90,7 +90,7 @@ def test_without_a_quota_every_core_counts(system, files):
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are bound to cores on Linux only")
 def test_a_process_bound_to_one_core_counts_one():
     bind = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})"
-    count = "from localsgd.cli.cores import usable_cores; print(usable_cores())"
+    count = "from localsgd.lab.cores import usable_cores; print(usable_cores())"
     answer = subprocess.run(
         [sys.executable, "-c", f"{bind}; {count}"], capture_output=True, text=True, timeout=50, check=True
     )
