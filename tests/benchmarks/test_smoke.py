@@ -1,5 +1,7 @@
 """Every benchmark runs: a tiny pass of each script in a process of its own, bounded in time."""
 
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +16,14 @@ IN_TURN = {"shaped_network.py"}
 
 def run(script, *arguments):
     command = [sys.executable, "-W", "error", FOLDER / script, *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=55, check=False)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, **pipes, text=True, start_new_session=True) as process:
+        try:
+            out, err = process.communicate(timeout=55)
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)  # the script's own processes as well
+            raise
+    return subprocess.CompletedProcess(command, process.returncode, out, err)
 
 
 def test_there_are_scripts_to_run():
