@@ -8,6 +8,7 @@ from _report import Report, bytes_text, ratio_text, seconds_text
 from _timing import Spread, ratios, spread
 from _wire_contestants import (
     ALONE,
+    BESIDE,
     BFLOAT16,
     DDP,
     EVERY_8,
@@ -48,7 +49,7 @@ def present_training(
     """
     slowest = {name: _slowest([own["seconds"][name] for own in found]) for name in ways}
     expected = _expected(found, slowest, ways)
-    hidden = _hidden(slowest) if OVERLAPPED in slowest else None
+    hidden = _hidden(slowest, OVERLAPPED) if OVERLAPPED in slowest else None
     rows = []
     for name, seconds in slowest.items():
         elapsed, gain = spread(seconds), ratios(slowest[DDP], seconds)
@@ -92,7 +93,7 @@ def present_training(
             met=abs(error) <= PREDICTION_LIMIT,
         )
     if OVERLAPPED in slowest:
-        _judge_overlap(report, hidden, title)
+        _judge_overlap(report, hidden, title, possible=_hidden(slowest, BESIDE))
 
 
 def present_sums(report: Report, found: Sequence[Found], *, title: str, workers: int) -> None:
@@ -154,12 +155,16 @@ def _judge_throughput(report: Report, slowest: Mapping[str, Sequence[float]], ti
             report.add_headline(f"training throughput, {title}", name, DDP, ratio=gain, goal=least, met=met)
 
 
-def _judge_overlap(report: Report, hidden: Spread | None, title: str) -> None:
-    if hidden is None:
+def _judge_overlap(report: Report, hidden: Spread | None, title: str, *, possible: Spread | None) -> None:
+    if hidden is None or possible is None:
         report.add_text(
             f"{EVERY_8} waits too little, beside what a step computes, to judge how much {OVERLAPPED} hides."
         )
         return
+    report.add_text(
+        f"Of the same wait, a bare {RAW} beside steps hides {possible.median:.0%}: the rest is what the cores that compute spend "
+        "on sending, which nobody hides without a core to spare."
+    )
     met = hidden.median >= HIDDEN_LIMIT
     what = f"share of what {EVERY_8} waits for that {OVERLAPPED} hides, {title}"
     report.add_goal(what, f"{hidden.median:.0%}", limit=f"at least {HIDDEN_LIMIT:.0%}", met=met)
@@ -169,9 +174,9 @@ def _judge_overlap(report: Report, hidden: Spread | None, title: str) -> None:
     )
 
 
-def _hidden(slowest: Mapping[str, Sequence[float]]) -> Spread | None:
+def _hidden(slowest: Mapping[str, Sequence[float]], name: str) -> Spread | None:
     """Give (blocking - overlapped) / (blocking - compute), with the median denominator; ``None`` if that is too small."""
-    blocking, overlapped, alone = (slowest[name] for name in (EVERY_8, OVERLAPPED, ALONE))
+    blocking, overlapped, alone = (slowest[one] for one in (EVERY_8, name, ALONE))
     exposed = statistics.median(b - a for b, a in zip(blocking, alone, strict=True))
     if exposed < LEAST_EXPOSED * statistics.median(alone):
         return None

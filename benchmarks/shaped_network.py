@@ -36,7 +36,7 @@ from _namespaces import Host, can_build, sent_bytes, shaped_hosts
 from _processes import run_in_processes
 from _report import Report
 from _timing import interleave
-from _wire_contestants import ALONE, DDP, Trainee, summing_ways, training_ways
+from _wire_contestants import ALONE, BESIDE, DDP, Trainee, summing_ways, training_ways
 from _wire_tables import RAW, Found, present_sums, present_training
 from torch import Tensor
 
@@ -206,7 +206,7 @@ def _verify(name: str, trainee: Trainee, reference: Trainee, *, start: Tensor) -
     own = trainee.parameters()
     digests: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(digests, hashlib.sha256(own.numpy().tobytes()).hexdigest())
-    if name != ALONE and len({*digests}) > 1:
+    if name not in (ALONE, BESIDE) and len({*digests}) > 1:
         raise RuntimeError(f"{name} left different parameters on different processes.")
     if not own.isfinite().all():
         raise RuntimeError(f"{name} does not train: there are parameters that are not finite.")
