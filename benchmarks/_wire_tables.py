@@ -162,8 +162,8 @@ def _judge_overlap(report: Report, hidden: Spread | None, title: str, *, possibl
         )
         return
     report.add_text(
-        f"Of the same wait, a bare {RAW} beside steps hides {possible.median:.0%}: the rest is what the cores that compute spend "
-        "on sending, which nobody hides without a core to spare."
+        f"Of the same wait, a bare {RAW} beside steps hides {possible.median:.0%}: the rest is what the cores that "
+        "compute spend on sending, which nobody hides without a core to spare."
     )
     met = hidden.median >= HIDDEN_LIMIT
     what = f"share of what {EVERY_8} waits for that {OVERLAPPED} hides, {title}"
