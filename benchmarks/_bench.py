@@ -2,7 +2,8 @@
 
 Each script is a process of its own with a time limit of its own. One that fails, takes too long, or cannot run here (no
 root, no GPU, no data) does not stop the others: the reason goes into the report. The report is written anew after each
-script, so Ctrl-C, or a machine that goes down, leaves what there is. Leave the machine alone meanwhile.
+script, so Ctrl-C, or a machine that goes down, leaves what there is; `--resume` goes on from there. Leave the machine alone
+meanwhile.
 """
 
 import argparse
@@ -12,15 +13,17 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from _bench_page import Outcome, facts, write_page
+from _bench_page import facts, write_page
 from _bench_plan import SMOKE_MINUTES, Entry, plan
+from _bench_record import FILE_NAME, Outcome, read_record, write_record
 from _command import ROOT, command_line
 from _headlines import VARIABLE, read_records
+from _machine import describe_commit, describe_load
 
 __all__ = ["main"]
 
@@ -33,12 +36,21 @@ class Driver:
     """Runs scripts and keeps the report up to date."""
 
     def __init__(self, entries: Sequence[Entry], page: Path, options: argparse.Namespace) -> None:
-        self.outcomes = [Outcome(name=entry.name) for entry in entries]
-        self._entries, self._page, self._options = entries, page, options
+        self._page, self._options = page, options
         self._folder = page.with_suffix("")
-        self._folder.mkdir()
-        self._facts = {"Date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"), **facts(command_line())}
-        self._start = time.monotonic()
+        self._facts, earlier = {**facts(), "Command": f"`{command_line()}`"}, []
+        if options.resume:
+            earlier, before = read_record(self._folder)
+            _require_same_place(before, self._facts)
+            self._facts["Command"] = f"{before['Command']}, then {self._facts['Command']}"
+        else:
+            self._folder.mkdir()
+        ended = {outcome.name for outcome in earlier if outcome.is_finished}
+        self._entries = [entry for entry in entries if entry.name not in ended]
+        coming = {entry.name: Outcome(name=entry.name) for entry in self._entries}
+        self.outcomes = [coming.get(outcome.name, outcome) for outcome in earlier]
+        self.outcomes += [outcome for name, outcome in coming.items() if name not in {one.name for one in earlier}]
+        self._coming, self._start = coming, time.monotonic()
 
     def run(self) -> bool:
         """Run everything.
@@ -48,7 +60,8 @@ class Driver:
         """
         self._write()
         try:
-            for index, (entry, outcome) in enumerate(zip(self._entries, self.outcomes, strict=True)):
+            for index, entry in enumerate(self._entries):
+                outcome = self._coming[entry.name]
                 self._announce(index)
                 self._run_one(entry, outcome)
                 self._say(f"   {outcome.state}{': ' + outcome.reason if outcome.reason else ''}")
@@ -61,10 +74,13 @@ class Driver:
         return not any(outcome.state in ("failed", "too long") for outcome in self.outcomes)
 
     def _run_one(self, entry: Entry, outcome: Outcome) -> None:
+        outcome.started = datetime.now(UTC).strftime("%Y-%m-%d %H:%M")
+        outcome.commit, outcome.load = describe_commit(), describe_load()
         if entry.obstacle is not None:
             outcome.state, outcome.reason = "skipped", entry.obstacle
             return
         page, records = self._folder / f"{entry.name}.md", Path(tempfile.mkdtemp(), "headlines.jsonl")
+        page.unlink(missing_ok=True)  # of a run that did not come to its end
         log = records.with_name("log.txt")
         outcome.state, start = "running", time.monotonic()
         try:
@@ -142,6 +158,7 @@ class Driver:
 
     def _write(self) -> None:
         write_page(self._page, self.outcomes, self._facts, smoke=self._options.smoke)
+        write_record(self._folder, self.outcomes, self._facts)
 
 
 def main() -> None:
@@ -155,8 +172,11 @@ def main() -> None:
             print(f"{entry.name:24} about {entry.minutes:.0f} min{f'; {entry.obstacle}' if entry.obstacle else ''}")
         return
     signal.signal(signal.SIGTERM, _interrupt)
-    page = options.out or _free_page(options.smoke)
-    if page.exists() or page.with_suffix("").exists():
+    page = options.resume or options.out or _free_page(options.smoke)
+    if options.resume:
+        if not (page.with_suffix("") / FILE_NAME).is_file():
+            sys.exit(f"--resume {page}: there is no {page.with_suffix('').name}/{FILE_NAME} beside it to go on from.")
+    elif page.exists() or page.with_suffix("").exists():
         sys.exit(f"--out {page} exists already, or a folder {page.with_suffix('').name} beside it; name another file.")
     if not page.resolve().parent.is_dir():
         sys.exit(f"--out {page}: there is no folder {page.parent}; make it first.")
@@ -180,9 +200,27 @@ def _options() -> argparse.Namespace:
         metavar="FILE.md",
         help="default: results/DATE-bench.md; with --smoke a new folder elsewhere",
     )
+    parser.add_argument(
+        "--resume",
+        type=Path,
+        metavar="FILE.md",
+        help="go on with this report: what is done or skipped there stays, the rest runs",
+    )
     parser.add_argument("--limit", type=float, metavar="S", help="end each script after S seconds; default: by script")
     parser.add_argument("--folder", type=Path, default=Path(__file__).parent, metavar="DIR", help="other scripts")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.resume and (options.out or options.smoke):
+        parser.error("--resume goes on with a report as it is; leave out --out and --smoke.")
+    return options
+
+
+def _require_same_place(before: Mapping[str, str], now: Mapping[str, str]) -> None:
+    """Refuse to mix figures of different machines or libraries in one table."""
+    for name in ("Machine", "Versions"):
+        if before[name] != now[name]:
+            sys.exit(
+                f"--resume: the report was measured with {before[name]}, and this is {now[name]}; begin a new one."
+            )
 
 
 def _free_page(smoke: bool) -> Path:  # noqa: FBT001  # from one line above

@@ -1,15 +1,15 @@
 """The page that `make bench` writes: what was asked, ours beside the references and the peers, and where to read on."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
+from _bench_record import Outcome
 from _environments import PEERS, pin_of
-from _headlines import Goal, Headline
-from _machine import describe_commit, describe_load, describe_machine, describe_versions
+from _headlines import Headline
+from _machine import describe_machine, describe_versions
 from _report import table_text
 
-__all__ = ["Outcome", "facts", "write_page"]
+__all__ = ["facts", "write_page"]
 
 TITLE = "What does localsgd cost, beside what physics asks and what people would use instead?"
 _READ = """\
@@ -20,33 +20,8 @@ _SMOKE = "**Smoke run: it shows that everything runs. The numbers mean nothing.*
 _LOG_LINES = 15
 
 
-@dataclass(kw_only=True)
-class Outcome:
-    """How one run ended."""
-
-    name: str
-    """The run."""
-    state: str = "not run"
-    """``done``, ``running``, ``skipped``, ``failed``, ``too long``, ``stopped``, or ``not run``."""
-    reason: str = ""
-    """Why, where it is not done."""
-    seconds: float = 0.0
-    """How long it ran."""
-    page: str | None = None
-    """Its own page, as seen from the report."""
-    log: Sequence[str] = ()
-    """The last lines that it wrote, where it failed."""
-    headlines: list[Headline] = field(default_factory=list)
-    """Its figures."""
-    goals: list[Goal] = field(default_factory=list)
-    """Its goals, as its page words them."""
-
-
-def facts(command: str) -> dict[str, str]:
-    """Gather what the numbers have to be read beside, when the first script starts.
-
-    Args:
-        command: The command that would do it again.
+def facts() -> dict[str, str]:
+    """Gather what the numbers of all scripts have to be read beside.
 
     Returns:
         Facts by name.
@@ -55,9 +30,6 @@ def facts(command: str) -> dict[str, str]:
         "Machine": describe_machine(),
         "Versions": describe_versions(),
         "Peers in environments of their own": ", ".join(pin_of(path.stem) for path in sorted(PEERS.glob("*.txt"))),
-        "Commit": describe_commit(),
-        "Command": f"`{command}`",
-        "Load averages at the start": describe_load(),
     }
 
 
@@ -67,7 +39,7 @@ def write_page(path: Path, outcomes: Sequence[Outcome], known: Mapping[str, str]
     Args:
         path: The file.
         outcomes: All runs, in order, finished or not.
-        known: What `facts` gathered, with the date.
+        known: What `facts` gathered, with the commands.
         smoke: Whether the numbers mean nothing.
     """
     pieces = [f"# {TITLE}", *([_SMOKE] if smoke else [])]
@@ -80,7 +52,10 @@ def write_page(path: Path, outcomes: Sequence[Outcome], known: Mapping[str, str]
     pieces += ["## Where it was measured", "\n".join(f"- {name}: {value}" for name, value in known.items())]
     pieces += [
         "## What ran",
-        table_text(["script", "outcome", "minutes", "page"], [_ran_cells(one) for one in outcomes]),
+        table_text(
+            ["script", "outcome", "minutes", "started", "commit", "load averages", "page"],
+            [_ran_cells(one) for one in outcomes],
+        ),
     ]
     for outcome in outcomes:
         pieces += _failure(outcome)
@@ -120,7 +95,8 @@ def _ran_cells(one: Outcome) -> list[str]:
     if one.state == "done" and one.goals:
         outcome += f", {len(one.goals) - missed} of {len(one.goals)} goals met"
     minutes = f"{one.seconds / 60:.1f}" if one.seconds else ""
-    return [one.name, outcome, minutes, f"[{Path(one.page).name}]({one.page})" if one.page else ""]
+    page = f"[{Path(one.page).name}]({one.page})" if one.page else ""
+    return [one.name, outcome, minutes, one.started, one.commit, one.load, page]
 
 
 def _failure(one: Outcome) -> list[str]:
