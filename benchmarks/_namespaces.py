@@ -17,14 +17,25 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Host", "NetworkError", "can_build", "sent_bytes", "shaped_hosts"]
+__all__ = [
+    "FRAME_BYTES",
+    "Host",
+    "NetworkError",
+    "can_build",
+    "require_frame_bytes",
+    "sent_bytes",
+    "shaped_hosts",
+]
 
+FRAME_BYTES = 1500
+"""What a frame of Ethernet carries; a jumbo frame carries 9,000."""
 _INTERFACE = "eth0"
 _NEW_NETWORK = 0x40000000  # CLONE_NEWNET
 _ON_PARENT_DEATH = 1  # PR_SET_PDEATHSIG
 _OWN = "/proc/thread-self/ns/net"
 _BURST_SECONDS, _LEAST_BURST_BYTES = 0.002, 32 << 10
 _QUEUE_SECONDS = 0.4
+_LEAST_FRAME_BYTES, _MOST_FRAME_BYTES = 576, 32_000  # what every host has to take; what fits into the least burst
 
 
 class NetworkError(RuntimeError):
@@ -70,20 +81,41 @@ def can_build() -> str | None:
         return str(error)
 
 
+def require_frame_bytes(frame_bytes: int) -> None:
+    """Check the size of a frame.
+
+    Args:
+        frame_bytes: What it carries, headers of IP and TCP included, Ethernet's not (the MTU).
+
+    Raises:
+        ValueError: If it is out of range.
+    """
+    if not _LEAST_FRAME_BYTES <= frame_bytes <= _MOST_FRAME_BYTES:
+        raise ValueError(
+            f"frame_bytes={frame_bytes} must be in {_LEAST_FRAME_BYTES}..{_MOST_FRAME_BYTES}; Ethernet's frames carry "
+            f"{FRAME_BYTES}, jumbo frames 9000."
+        )
+
+
 @contextmanager
-def shaped_hosts(num_hosts: int, *, bits_per_second: float) -> Iterator[list[Host]]:
+def shaped_hosts(
+    num_hosts: int, *, bits_per_second: float, frame_bytes: int = FRAME_BYTES
+) -> Iterator[list[Host]]:
     """Build hosts on one switch. What a host sends to others is held to the rate; what stays inside is not.
 
     Args:
         num_hosts: How many.
         bits_per_second: The rate, Ethernet's headers included.
+        frame_bytes: What a frame between hosts carries, headers of IP and TCP included, Ethernet's not (the MTU).
 
     Yields:
         The hosts.
 
     Raises:
         NetworkError: If that cannot be done here.
+        ValueError: If ``frame_bytes`` is out of range.
     """
+    require_frame_bytes(frame_bytes)
     _require_means()
     with ExitStack() as stack:
         switch = stack.enter_context(_new_namespace())
@@ -93,7 +125,7 @@ def shaped_hosts(num_hosts: int, *, bits_per_second: float) -> Iterator[list[Hos
         for number in range(num_hosts):
             namespace = stack.enter_context(_new_namespace())
             host = Host(path=f"/proc/{os.getpid()}/fd/{namespace}", address=f"10.77.0.{number + 1}")
-            _connect(host, switch=switch, namespace=namespace, number=number)
+            _connect(host, switch=switch, namespace=namespace, number=number, frame_bytes=frame_bytes)
             _shape(namespace, bits_per_second)
             hosts.append(host)
         yield hosts
@@ -126,12 +158,12 @@ def _require_means() -> None:
         raise NetworkError(f"{' and '.join(missing)} not found; install iproute2 (Debian: apt-get install iproute2).")
 
 
-def _connect(host: Host, *, switch: int, namespace: int, number: int) -> None:
+def _connect(host: Host, *, switch: int, namespace: int, number: int, frame_bytes: int) -> None:
     port = f"port{number}"
     _run(switch, f"ip link add {port} type veth peer name {_INTERFACE} netns {host.path}")
-    _run(switch, f"ip link set {port} master switch up")
+    _run(switch, f"ip link set {port} mtu {frame_bytes} master switch up")  # the bridge takes the least of its ports
     _run(namespace, "ip link set lo up")
-    _run(namespace, f"ip link set {_INTERFACE} addrgenmode none")  # no chatter of IPv6
+    _run(namespace, f"ip link set {_INTERFACE} mtu {frame_bytes} addrgenmode none")  # no chatter of IPv6
     _run(namespace, f"ip address add {host.address}/24 dev {_INTERFACE}")
     _run(namespace, f"ip link set {_INTERFACE} up")
 

@@ -7,6 +7,7 @@ from localsgd.attachment import Attachment
 from localsgd.batch_norm import reestimate_batch_norm
 from localsgd.buffers import replicate
 from localsgd.communicators import Communicator, OneProcess, Processes
+from localsgd.compression import BFloat16, Compressor, ErrorFeedback, Float16, Int4, Int8, Sign, TopK
 from localsgd.errors import (
     ArgumentError,
     BrokenViewError,
@@ -44,16 +45,22 @@ __all__ = [
     "ArgumentError",
     "Attachment",
     "Averaging",
+    "BFloat16",
     "BlockMomentum",
     "BrokenViewError",
     "Communicator",
+    "Compressor",
     "DataError",
     "Decreasing",
     "DisagreementError",
     "DriftTriggered",
+    "ErrorFeedback",
     "Every",
     "EverySeconds",
+    "Float16",
     "Hierarchical",
+    "Int4",
+    "Int8",
     "LearningRates",
     "LocalSGD",
     "LocalSGDError",
@@ -70,10 +77,12 @@ __all__ = [
     "RoundSoFar",
     "Schedule",
     "Sequence",
+    "Sign",
     "SlowMo",
     "StateError",
     "SyncError",
     "SyncReport",
+    "TopK",
     "Topology",
     "Totals",
     "Warmup",
