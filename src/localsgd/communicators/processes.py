@@ -231,16 +231,14 @@ class Processes:
         Returns:
             The group that this process belongs to.
 
+        Raises:
+            SyncError: If the processes of a group that is not the whole world were in different numbers of groups before.
+
         Cost:
-            One new group of torch.distributed for each of ``blocks``. Every process must call this, with the same blocks.
+            One new group of torch.distributed for each of ``blocks``, with the timeout of this one. Every process must call
+            this, with the same blocks.
         """
-        ranks = dist.get_process_group_ranks(self._group or dist.group.WORLD)
-        own = None
-        for block in blocks:
-            group = dist.new_group([ranks[member] for member in block])
-            if self.rank in block:
-                own = group
-        return Processes(own)
+        return Processes(self._new_groups(blocks))
 
     def twin(self) -> "Processes":
         """Form a second group of the same processes, whose exchanges keep an order of their own.
@@ -248,14 +246,34 @@ class Processes:
         Returns:
             The group, with the timeout of this one. What it sends counts among the ``wire_bytes`` of this one.
 
+        Raises:
+            SyncError: As for `split`.
+
         Cost:
             One new group of torch.distributed. Every process of this group must call this, and no other.
         """
-        group = self._group or dist.group.WORLD
-        ranks = dist.get_process_group_ranks(group)
-        twin = Processes(dist.new_group(ranks, timeout=_timeout(group), use_local_synchronization=True))
+        twin = Processes(self._new_groups([range(self.world_size)]))
         self._twins.append(twin)
         return twin
+
+    def _new_groups(self, blocks: Sequence[Sequence[int]]) -> Any:
+        group = self._group or dist.group.WORLD
+        ranks, timeout = dist.get_process_group_ranks(group), _timeout(group)
+        is_world = len(ranks) == dist.get_world_size()
+        if not is_world:  # others are not here to take part, and torch then names a group by how many there were before
+            counts = self.gather(len(dist.distributed_c10d._world.pg_names))  # noqa: SLF001 - nothing public tells
+            if len({*counts}) > 1:
+                raise SyncError(
+                    f"the processes {ranks} are in {counts} groups of torch.distributed, so torch cannot form another one "
+                    "for them alone; construct LocalSGD before groups that only some of them belong to."
+                )
+        own = None
+        for block in blocks:
+            if is_world or self.rank in block:
+                members = [ranks[member] for member in block]
+                made = dist.new_group(members, timeout=timeout, use_local_synchronization=not is_world)
+                own = made if self.rank in block else own
+        return own
 
 
 def _timeout(group: Any) -> timedelta | None:
