@@ -38,7 +38,8 @@ class Driver:
     def __init__(self, entries: Sequence[Entry], page: Path, options: argparse.Namespace) -> None:
         self._page, self._options = page, options
         self._folder = page.with_suffix("")
-        self._facts, earlier = {**facts(), "Command": f"`{command_line()}`"}, []
+        self._facts = {**facts(), "Command": f"`{command_line()}`"}
+        earlier: list[Outcome] = []
         if options.resume:
             earlier, before = read_record(self._folder)
             _require_same_place(before, self._facts)

@@ -47,7 +47,7 @@ _MINUTES = {
     "sync_scale": 5,
     "step_cost": 2,
     "minibatch_cost": 3,
-    "shaped_network": 30,
+    "shaped_network": 20,
     "rows_cost": 5,
     "model_speed": 3,
     "input_speed": 5,

@@ -98,9 +98,7 @@ def require_frame_bytes(frame_bytes: int) -> None:
 
 
 @contextmanager
-def shaped_hosts(
-    num_hosts: int, *, bits_per_second: float, frame_bytes: int = FRAME_BYTES
-) -> Iterator[list[Host]]:
+def shaped_hosts(num_hosts: int, *, bits_per_second: float, frame_bytes: int = FRAME_BYTES) -> Iterator[list[Host]]:
     """Build hosts on one switch. What a host sends to others is held to the rate; what stays inside is not.
 
     Args:

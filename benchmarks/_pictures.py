@@ -1,4 +1,4 @@
-"""Pictures beside a report: a cost against a size on log axes, floors as dashed lines."""
+"""Pictures beside a report: a cost against a size on log axes, and steps cut into computing and waiting."""
 
 import math
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-__all__ = ["Curve", "draw_growth"]
+__all__ = ["Curve", "Step", "draw_growth", "draw_steps"]
 
 _STYLE: Any = {
     "svg.fonttype": "path",  # looks the same everywhere, whatever fonts there are
@@ -43,6 +43,70 @@ class Curve:
     """Upper ends."""
     is_floor: bool = False
     """Whether this is what physics asks."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One bar of a picture."""
+
+    name: str
+    """Who trains."""
+    seconds: float
+    """What a step takes: the median."""
+    low: float
+    """A quarter of the repetitions took less."""
+    high: float
+    """A quarter took more."""
+
+
+def draw_steps(path: Path, steps: Sequence[Step], *, computing: float, title: str) -> None:
+    """Draw a bar for each way of training into an SVG file: what everybody computes, and what comes on top.
+
+    Args:
+        path: The file.
+        steps: The ways, from top to bottom.
+        computing: Seconds of a step in which nobody says a word.
+        title: What the picture says.
+    """
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(9.6, 1.6 + 0.34 * len(steps)), layout="constrained")
+        figure.suptitle(title, x=0.01, ha="left", size=12)
+        axes = figure.subplots()
+        places = range(len(steps))
+        waiting = [1e3 * max(step.seconds - computing, 0) for step in steps]
+        whiskers = [
+            [1e3 * (step.seconds - step.low) for step in steps],
+            [1e3 * (step.high - step.seconds) for step in steps],
+        ]
+        axes.barh(places, 1e3 * computing, color="#c9ced6", height=0.72, label="computing")
+        axes.barh(
+            places,
+            waiting,
+            left=1e3 * computing,
+            xerr=whiskers,
+            error_kw={"elinewidth": 1, "capsize": 2, "ecolor": _FLOOR_COLOUR},
+            color=_COLOURS[0],
+            height=0.72,
+            label="exchanging, and waiting for others",
+        )
+        for place, step in zip(places, steps, strict=True):
+            axes.annotate(
+                f"{1e3 * step.seconds:.3g}",
+                (1e3 * step.high, place),
+                xytext=(5, 0),
+                textcoords="offset points",
+                va="center",
+                fontsize=9,
+            )
+        axes.set_yticks(places, [step.name for step in steps])
+        axes.invert_yaxis()
+        axes.set(xlabel="milliseconds a step")
+        axes.set_xlim(0, 1.08 * max(1e3 * step.high for step in steps))
+        axes.tick_params(axis="y", length=0)
+        axes.grid(axis="x", color="#dddddd", linewidth=0.7)
+        axes.set_axisbelow(True)
+        figure.legend(frameon=False, loc="outside lower right", ncols=2)
+        figure.savefig(path, format="svg", metadata={"Date": None})
 
 
 def draw_growth(path: Path, curves: Sequence[Curve], *, title: str, size: str) -> None:

@@ -18,7 +18,7 @@ BITS_PER_SECOND = 50e6
 TWO_HOSTS = """
 import json, os, sys, time
 from _namespaces import shaped_hosts
-with shaped_hosts(2, bits_per_second=50e6) as hosts:
+with shaped_hosts(2, bits_per_second=50e6, frame_bytes=int(sys.argv[1])) as hosts:
     inodes = [os.stat(host.path).st_ino for host in hosts]
     print(json.dumps({"hosts": [[host.path, host.address] for host in hosts], "inodes": inodes}), flush=True)
     time.sleep(60)
@@ -43,7 +43,8 @@ before, start = sent_bytes(), time.perf_counter()
 with socket.create_connection((sys.argv[2], int(sys.argv[3]))) as connection:
     connection.sendall(bytes(int(sys.argv[4])))
     connection.recv(1)
-print(time.perf_counter() - start, sent_bytes() - before, os.environ["GLOO_SOCKET_IFNAME"])
+    seconds, segment = time.perf_counter() - start, connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG)
+print(seconds, sent_bytes() - before, os.environ["GLOO_SOCKET_IFNAME"], segment)
 """
 INHABITANT = """
 import sys, time
@@ -60,12 +61,12 @@ def start(code, *arguments):
 
 
 def transfer(sender, receiver):
-    """Send bytes from one host to another, and give seconds, bytes counted on the way out, and the interface."""
+    """Send bytes from one host to another; give seconds, bytes counted on the way out, interface, and bytes a segment."""
     with start(RECEIVER, *receiver, NUM_BYTES) as listening:
         port = listening.stdout.readline().strip()
         with start(SENDER, sender[0], receiver[1], port, NUM_BYTES) as sending:
-            seconds, counted, interface = sending.stdout.read().split()
-    return float(seconds), int(counted), interface
+            seconds, counted, interface, segment = sending.stdout.read().split()
+    return float(seconds), int(counted), interface, int(segment)
 
 
 def network_namespaces(numbers):
@@ -102,13 +103,13 @@ def part():
 
 
 @pytest.fixture
-def network(part):
+def network(part, request):
     """A process that holds two hosts, and what it says of them."""
     obstacle = part("_namespaces").can_build()
     if obstacle is not None:
         pytest.skip(obstacle)
     before = traces()
-    with start(TWO_HOSTS) as holder:
+    with start(TWO_HOSTS, getattr(request, "param", 1500)) as holder:
         yield holder, json.loads(holder.stdout.readline())
         holder.kill()
     assert traces() == before
@@ -119,14 +120,35 @@ def network(part):
 def test_bytes_between_hosts_are_slow_and_counted_and_bytes_inside_are_neither(network):
     _, told = network
     first, second = told["hosts"]
-    seconds, counted, interface = transfer(first, second)
+    seconds, counted, interface, _ = transfer(first, second)
     # Ethernet and TCP add 4.5% to the time, less to the count; the bucket lends 32 KiB. Retransmissions may add some.
     assert seconds > (NUM_BYTES - (32 << 10)) * 8 / BITS_PER_SECOND
     assert NUM_BYTES < counted < 1.15 * NUM_BYTES
     assert interface == "eth0"
     inside = [transfer(first, first) for _ in range(3)]  # other programs may slow one down, the rate all
-    assert min(seconds for seconds, _, _ in inside) < seconds / 2
-    assert [counted for _, counted, _ in inside] == [0, 0, 0]
+    assert min(found[0] for found in inside) < seconds / 2
+    assert [found[1] for found in inside] == [0, 0, 0]
+
+
+@pytest.mark.root
+@pytest.mark.one_at_a_time
+@pytest.mark.parametrize("network", [1500, 9000], indirect=True)
+def test_frames_between_hosts_carry_what_they_are_told_to(network, request):
+    _, told = network
+    frame_bytes = request.node.callspec.params["network"]
+    _, counted, _, segment = transfer(*told["hosts"])
+    assert segment == frame_bytes - 52, "IP takes 20 bytes of a frame, TCP 20, and its time stamps 12"
+    assert counted > NUM_BYTES
+
+
+def test_a_frame_has_to_fit(part):
+    namespaces = part("_namespaces")
+    for frame_bytes in (0, 575, 32_001):
+        with (
+            pytest.raises(ValueError, match=rf"^frame_bytes={frame_bytes} must be in 576\.\.32000; Ethernet's frames"),
+            namespaces.shaped_hosts(2, bits_per_second=1e9, frame_bytes=frame_bytes),
+        ):
+            pass
 
 
 @pytest.mark.root

@@ -3,6 +3,7 @@
 import importlib
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -52,6 +53,22 @@ def test_a_contestant_that_does_not_average_is_refused(part, alone):
         measuring.verify("idle", idle)
 
 
+def test_seconds_are_those_of_one_call_after_the_warm_up(part, alone, monkeypatch):
+    measuring, clock, calls = part("_sync_measuring"), SimpleNamespace(seconds=0.0), []
+    monkeypatch.setattr(part("_timing"), "time", SimpleNamespace(perf_counter=lambda: clock.seconds))
+
+    def sync():
+        clock.seconds += 1.0
+        calls.append(float(len(calls)))
+
+    mine = measuring.Contestant(tensors=list, sync=sync, own_seconds=calls)
+    settings = measuring.Settings(num_warmups=2, num_repeats=3, num_calls=4, pause_seconds=0.0)
+    found = measuring.measure({"mine": mine}, settings)
+    assert found["seconds"] == {"mine": [1.0] * 3}
+    before = 3 + 2 * 4  # to verify it, to let it settle, to count its collectives; to warm up
+    assert found["own_seconds"] == {"mine": [float(number) for number in range(before, before + 3 * 4)]}
+
+
 def test_the_slowest_process_counts(part):
     found = [
         {"seconds": {"a": [1.0, 4.0]}, "own_seconds": {"a": []}, "growth": {"a": [0, 0]}, "collectives": {"a": 1}},
@@ -84,6 +101,18 @@ def test_fits_find_the_power_and_the_line_that_are_there(part):
     assert bent.worst_error > 0.05, "a cost that is not linear shows"
 
 
+def test_the_worst_point_is_the_farthest_on_either_side_of_the_line(part):
+    sizes = [1e6, 1e7, 1e8, 1e9]
+    for factor in (0.5, 2.0):
+        seconds = [2e-3 + size / 5e8 for size in sizes]
+        seconds[1] *= factor
+        line = part("_growth").fit_linear(sizes, seconds)
+        expected = [line.fixed_seconds + size / line.bytes_per_second for size in sizes]
+        errors = [abs(mine / own - 1) for mine, own in zip(expected, seconds, strict=True)]
+        assert errors.index(max(errors)) == 1
+        assert line.worst_error == pytest.approx(max(errors))
+
+
 def test_a_picture_holds_its_letters_as_paths(part, tmp_path):
     pictures = part("_pictures")
     options = {"sizes": [10, 1000], "low": [0.1, 0.9], "high": [0.2, 1.1]}
@@ -96,6 +125,14 @@ def test_a_picture_holds_its_letters_as_paths(part, tmp_path):
     text = path.read_text()
     assert "<text" not in text
     assert "stroke-dasharray" in text
+
+
+def test_steps_are_cut_into_computing_and_the_rest(part, tmp_path):
+    pictures, path = part("_pictures"), tmp_path / "steps.svg"
+    steps = [pictures.Step(name=f"{ms} ms", seconds=ms / 1e3, low=ms / 1e3, high=ms / 1e3) for ms in (90, 30)]
+    pictures.draw_steps(path, steps, computing=0.03, title="t")
+    shapes = [line for line in path.read_text().splitlines() if "#0b5fa5" in line or "#c9ced6" in line]
+    assert len(shapes) == 2 * len(steps) + 2, "a bar of each colour for each, and two in the legend"
 
 
 def test_torchft_that_is_not_installed_is_a_reason_and_not_a_failure(part, monkeypatch, tmp_path):
