@@ -95,3 +95,21 @@ def test_several_rows_share_one_layout():
             parameter.grad = torch.full_like(parameter, float(row))
         vector.read_(group.parameters(row), slice(None))
         assert all(bool((view == row).all()) for view in vector.views)
+
+
+def test_a_bucket_may_be_full_to_the_last_byte():
+    (layout,) = describe(of_sizes([16, 16, 16]))  # 64 bytes each, without gaps
+    buckets = cut_buckets(layout, group=0, first_bytes=128, bucket_bytes=128)
+    assert [bucket.members for bucket in buckets] == [slice(1, 3), slice(0, 1)]
+
+
+def test_where_there_is_no_gradient_any_more_the_last_one_is_not_sent_again():
+    (group,) = FlatRows([of_sizes([5, 6])]).groups
+    first, second = group.parameters(0)
+    vector = GradientVector(group)
+    for parameter in (first, second):
+        parameter.grad = torch.ones_like(parameter)
+    vector.read_([first, second], slice(None))
+    first.grad = None
+    vector.read_([first, second], slice(None))
+    assert [view.unique().tolist() for view in vector.views] == [[0.0], [1.0]]

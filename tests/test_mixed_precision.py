@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from localsgd import Every, LocalSGD, PostLocal, replicate
+from localsgd import Every, LocalSGD, NonFiniteError, PostLocal, replicate
 from tests.equivalence.plain import OPTIMIZERS, batches, loss_of, perceptron
 
 
@@ -144,3 +144,14 @@ def sync_mixed_by_rank():
 def test_a_model_of_several_dtypes_is_averaged_whole(processes):
     assert sync_mixed(4, 0) == [[[3.0]] * 7] * 4
     assert processes(sync_mixed_by_rank, 2) == [[[[3.0]] * 7] * 2] * 2
+
+
+def test_a_scaler_that_is_switched_off_excuses_no_gradient_that_is_not_finite():
+    models = replicate(perceptron(), 2)
+    optimizers = [OPTIMIZERS[1](model.parameters()) for model in models]
+    local = LocalSGD(models, optimizers, Every(1))
+    off = torch.amp.GradScaler("cpu", enabled=False)
+    for index, batch in enumerate(batches(1, 2)[0]):
+        off.scale(loss_with_overflow(models[index], batch, overflow=index == 1)).backward()
+    with pytest.raises(NonFiniteError, match="worker 1 of 2: the gradient of"):
+        local.step(scaler=off)

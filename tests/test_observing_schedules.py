@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from localsgd import Decreasing, LocalSGD, QuadraticRule, replicate
+from localsgd import Decreasing, Hierarchical, LocalSGD, QuadraticRule, Topology, replicate
 
 
 def train(schedule, rates, losses, *, num_rows=2, stop=None, state=None):
@@ -68,3 +68,16 @@ def test_a_resumed_run_remembers_losses_and_rates():
     early, first = train(Decreasing(8), rates, losses, stop=11)
     late, _ = train(Decreasing(8), rates, losses, state=first.state_dict())
     assert early + late == unbroken
+
+
+def test_each_level_tells_the_mean_loss_since_its_own_last_sync():
+    models = replicate(nn.Linear(2, 1), 4)
+    optimizers = [torch.optim.SGD(model.parameters(), lr=0.1) for model in models]
+    local = LocalSGD(models, optimizers, Hierarchical([2, 2]), topology=Topology((2, 2)))
+    found = []
+    for step in range(1, 9):
+        local.observe(float(step**2))
+        local.step()
+        if step % 2 == 0:
+            found.append((local.last_sync.level, local.last_sync.train_loss))
+    assert found == [(1, 2.5), (2, 7.5), (1, 30.5), (2, 43.5)]

@@ -1,6 +1,7 @@
 """The mean over a block of workers: over its rows in this process first, then over its processes, in place."""
 
 import math
+import operator
 import time
 from collections.abc import Sequence
 from typing import final
@@ -8,13 +9,13 @@ from typing import final
 import torch
 from torch import Tensor
 
-from localsgd.buffers.arithmetic import add_scaled_, are_finite, is_finite, scale_and_check_, squared_distance
+from localsgd.buffers.arithmetic import add_scaled_, are_finite, fill_rows_, is_finite, squared_distance
 from localsgd.buffers.buckets import BUCKET_BYTES, HOST_BUCKET_BYTES, exchange_in_buckets_
 from localsgd.buffers.flat import FlatRows, RowGroup
 from localsgd.communicators.protocol import Communicator
-from localsgd.facts import Facts, from_slots, to_slots
+from localsgd.facts import Facts, Words, from_slots
 from localsgd.offender import Offender
-from localsgd.pieces import BufferPolicy, bad_entries, cut_row, weigh_regions
+from localsgd.pieces import BufferPolicy, add_pieces_, bad_entries, cut_row, weigh_regions
 from localsgd.worker_processes import WorkerProcesses
 
 __all__ = ["Averager", "BufferPolicy", "Offender"]
@@ -64,7 +65,6 @@ class Averager:
         self.worker = WorkerProcesses(rows)
         self.num_processes = communicator.world_size * self.worker.size
         self._first_worker = first_worker
-        self._last_facts: tuple[Facts, Tensor] | None = None
         self.seconds_waited = 0.0
         self.buffers = buffers
         groups = rows.flat_groups
@@ -73,7 +73,9 @@ class Averager:
         is_wide = [group.layout.accumulation_dtype == group.layout.dtype for group in groups]
         first = [group.storage[members[0]] for group in groups]
         self._own = [row[:n] if wide else None for row, n, wide in zip(first, self._lengths, is_wide, strict=True)]
+        self._wide_rows = [own for own in self._own if own is not None] if all(is_wide) else None
         self._own_slots = first[0][groups[0].layout.slots]
+        self._words = Words(groups[0].layout.accumulation_dtype, is_first=communicator.rank == 0)
         self._share = 1 / self.num_workers
         self._pieces = [
             cut_row(
@@ -102,27 +104,30 @@ class Averager:
         Cost:
             One pass over the rows; with several rows a second one over all but the first.
         """
-        groups, shards = self.rows.flat_groups, [shard.storage[0] for shard in self.rows.shards]
-        vectors = [
-            _zeros(g, n) if own is None else own for own, g, n in zip(self._own, groups, self._lengths, strict=True)
-        ]
-        offenders = []
+        shards = [shard.storage[0] for shard in self.rows.shards] if self.rows.shards else []
+        vectors = self._wide_rows
+        if vectors is None:
+            own_rows = zip(self._own, self.rows.flat_groups, self._lengths, strict=True)
+            vectors = [_zeros(group, n) if own is None else own for own, group, n in own_rows]
+        offenders, entering = [], []
         for row, pieces in zip(self.members, self._pieces, strict=True):
-            broken = self.find_broken(row)
+            name = self.rows.find_broken(row)
+            broken = None if name is None else self.offender(row, name, is_broken=True)
             factor = 1.0 if weights is None else weights[row]
-            scales = [piece.weight * factor if piece.is_shared else piece.weight for piece in pieces]
-            is_whole = are_finite(shards)
-            for piece, scale in zip(pieces, scales, strict=True):
-                is_whole &= scale_and_check_(piece.source, scale if piece.is_in_place else 1)
-            offender = self.worker.agree(broken or (None if is_whole else self.offender(row, self._first_bad(row))))
-            if offender is not None:
-                offenders.append(offender)
-                for source in (*shards, *(piece.source for piece in pieces if piece.is_in_place)):
-                    source.zero_()
+            is_whole = are_finite(shards) if shards else True
+            for piece in pieces:
+                is_whole &= piece.weigh_and_check_(factor)
+            offender = broken or (None if is_whole else self.offender(row, self._first_bad(row)))
+            if shards:
+                offender = self.worker.agree(offender)
+            if offender is None:
+                entering.append((pieces, factor))
                 continue
-            for piece, scale in zip(pieces, scales, strict=True):
-                if not piece.is_in_place:
-                    add_scaled_(vectors[piece.group][piece.region], piece.source, scale)
+            offenders.append(offender)
+            for source in (*shards, *(piece.source for piece in pieces if piece.is_in_place)):
+                source.zero_()
+        if len(self.members) > 1 or self._wide_rows is None:
+            add_pieces_(vectors, entering)
         return [*vectors, *shards], offenders
 
     def find_offender(self, row: int) -> Offender | None:
@@ -179,17 +184,18 @@ class Averager:
         Cost:
             One all-reduce a group. Every process must call this.
         """
-        total = self.sum_(vectors, facts, begins=[0] * len(vectors))
-        self.make_up_(vectors, total)
+        total = self.sum_(vectors, facts)
+        if total.weight != self.num_workers:
+            self.make_up_(vectors, total)
         return total
 
-    def sum_(self, vectors: Sequence[Tensor], facts: Facts, *, begins: Sequence[int]) -> Facts:
+    def sum_(self, vectors: Sequence[Tensor], facts: Facts, *, begins: Sequence[int] | None = None) -> Facts:
         """Sum vectors, as far as that is not being done already, and facts over the processes.
 
         Args:
             vectors: As for `exchange_`.
             facts: This process's facts.
-            begins: For each vector the first element that is to be summed, not behind its slots.
+            begins: For each vector the first element that is to be summed, not behind its slots; ``None`` sums all.
 
         Returns:
             The facts summed over all processes.
@@ -200,12 +206,14 @@ class Averager:
         groups = self.rows.flat_groups
         slots = self._own_slots if vectors[0] is self._own[0] else vectors[0][groups[0].layout.slots]
         flat, shards = vectors[: len(groups)], vectors[len(groups) :]
-        for group, vector in zip(groups[1:], flat[1:], strict=True):
-            vector[group.layout.slots] = 0
+        if len(groups) > 1:
+            for group, vector in zip(groups[1:], flat[1:], strict=True):
+                vector[group.layout.slots] = 0
         if shards:
             return self.sum_shards_(flat, shards, facts, slots=slots)
-        pieces = [vector[begin:] if begin else vector for vector, begin in zip(vectors, begins, strict=True)]
-        return self.sum_pieces_(pieces, facts, slots=slots)
+        if begins is not None:
+            vectors = [vector[begin:] if begin else vector for vector, begin in zip(vectors, begins, strict=True)]
+        return self.sum_pieces_(vectors, facts, slots=slots)
 
     def sum_shards_(self, flat: Sequence[Tensor], shards: Sequence[Tensor], facts: Facts, *, slots: Tensor) -> Facts:
         """Sum some tensors, and average others, over the processes that hold the same part of their worker.
@@ -225,7 +233,7 @@ class Averager:
             One all-reduce for each bucket of 32 MiB, on a CPU of 4 MiB, whose memory is the only temporary memory.
             Every process must call this.
         """
-        slots.copy_(self._worded(facts, slots))
+        self._words.write_(facts, slots)
         scales = [1.0] * len(flat) + [self._share] * len(shards)
         size = HOST_BUCKET_BYTES if slots.device.type == "cpu" else BUCKET_BYTES
         exchange_in_buckets_([*flat, *shards], self._all_reduce_, scales=scales, bucket_bytes=size)
@@ -251,9 +259,11 @@ class Averager:
         Cost:
             One all-reduce a piece. Every process must call this.
         """
-        slots.copy_(self._worded(facts, slots))
+        self._words.write_(facts, slots)
         for piece in pieces:
-            self._all_reduce_(piece)
+            start = time.perf_counter()
+            self.communicator.all_reduce_(piece)
+            self.seconds_waited += time.perf_counter() - start
         total = from_slots(slots.tolist())
         if not math.isfinite(total.loss_sum):
             # Rows are scanned with their slots in them: a loss that is not finite must not pass for a parameter.
@@ -292,10 +302,13 @@ class Averager:
         Args:
             vectors: One a group, as `exchange_` left them.
         """
+        if len(self.members) == 1 and not self.rows.shards and all(map(operator.is_, vectors, self._own)):
+            return  # formed in the only row
         for group, vector in zip(self.rows.groups, vectors, strict=True):
-            for row in self._storage(group):
-                if row.data_ptr() != vector.data_ptr():
-                    row[: vector.numel()].copy_(vector)
+            rows = self._storage(group)
+            others = rows[1:] if rows.data_ptr() == vector.data_ptr() else rows
+            if len(others):
+                fill_rows_(others[:, : vector.numel()], vector)
 
     def spread_buffers_(self, vectors: Sequence[Tensor]) -> None:
         """Copy only the mean of the buffers into every row, unless they stay local.
@@ -364,13 +377,6 @@ class Averager:
         """
         pairs = zip(self.rows.groups, vectors, anchors, strict=True)
         return self.worker.sum(sum(squared_distance(v[: g.layout.num_parameters], anchor) for g, v, anchor in pairs))
-
-    def _worded(self, facts: Facts, vector: Tensor) -> Tensor:
-        """Put facts into a tensor; the one of the last sync serves again as long as they stay the same."""
-        if self._last_facts is None or self._last_facts[0] != facts:
-            values = to_slots(facts, is_first=self.communicator.rank == 0)
-            self._last_facts = facts, torch.tensor(values, dtype=vector.dtype, device=vector.device)
-        return self._last_facts[1]
 
     def _storage(self, group: RowGroup) -> Tensor:
         return group.storage[self.members.start : self.members.stop]

@@ -1,9 +1,10 @@
 """The clock of a run: steps taken, the rounds of each level, and when they end."""
 
-from dataclasses import replace
+from collections.abc import Callable
 from typing import Any, final
 
 from localsgd._checks import require
+from localsgd.errors import ArgumentError
 from localsgd.schedules import Observation, Schedule, WatchingSchedule
 
 __all__ = ["Clock"]
@@ -65,18 +66,18 @@ class Clock:
                 return level
         return 0
 
-    def begin_rounds(self, level: int, observation: Observation) -> None:
+    def begin_rounds(self, level: int, observe: Callable[[int | None], Observation]) -> None:
         """Note that the workers have just synced, and ask when they will again.
 
         Args:
             level: Level of the sync; the rounds of the levels below begin, too.
-            observation: What the workers agree on now.
+            observe: Tells what the workers agree on now, given the steps that the round just ended was meant to have.
         """
         for index in range(level):
             end = self._next[index]
             meant = None if end is None else end - self._last[index]
             self._last[index] = self.steps
-            self._next[index] = _ask(self._schedules[index], self.steps, replace(observation, period=meant))
+            self._next[index] = _ask(self._schedules[index], self.steps, observe(meant))
 
     def state(self) -> dict[str, Any]:
         """Give the numbers to save."""
@@ -105,8 +106,8 @@ def _ask(schedule: Schedule | None, step: int, observation: Observation) -> int 
         return None
     answer = schedule.next_sync(step, observation)
     is_later = isinstance(answer, int) and not isinstance(answer, bool) and answer > step
-    require(
-        answer is None or is_later,
-        f"schedule={schedule!r} answers next_sync({step}) with {answer!r}; it must be a whole number > {step}, or None.",
-    )
+    if answer is not None and not is_later:  # to word it takes longer than all the rest
+        raise ArgumentError(
+            f"schedule={schedule!r} answers next_sync({step}) with {answer!r}; it must be a whole number > {step}, or None."
+        )
     return answer

@@ -1,5 +1,6 @@
 """Sums over processes of which only payloads cross the wire."""
 
+import functools
 import hashlib
 import time
 from typing import final
@@ -12,7 +13,14 @@ from localsgd.communicators import Communicator, Nested, PayloadCommunicator, re
 from localsgd.compression import PAYLOAD_VERSION, Compressor, require_compressor
 from localsgd.errors import ArgumentError
 
-__all__ = ["CompressedSum", "cut_buckets", "payload_bytes", "rounding_generator", "share_lengths"]
+__all__ = [
+    "CompressedSum",
+    "cut_buckets",
+    "find_payload_group",
+    "payload_bytes",
+    "rounding_generator",
+    "share_lengths",
+]
 
 
 def cut_buckets(num_values: int, *, device: torch.device, bucket_values: int | None = None) -> list[slice]:
@@ -79,6 +87,24 @@ def rounding_generator(name: str, device: torch.device) -> torch.Generator:
     return torch.Generator(device).manual_seed(int.from_bytes(digest, "little"))
 
 
+def find_payload_group(communicator: Communicator) -> PayloadCommunicator:
+    """Find the processes between which payloads travel.
+
+    Args:
+        communicator: All processes.
+
+    Returns:
+        They themselves; where they are nested, those that hold the same share in the outermost blocks.
+
+    Raises:
+        ArgumentError: If they cannot carry payloads.
+    """
+    group: Communicator = communicator.outermost if isinstance(communicator, Nested) else communicator
+    if not isinstance(group, PayloadCommunicator):
+        raise ArgumentError(f"communicator={group!r} cannot carry payloads; use Processes(), or compression=None.")
+    return group
+
+
 @final
 class CompressedSum:
     """Sums one vector over the processes, again and again, each time in payloads.
@@ -142,13 +168,9 @@ class CompressedSum:
         self._num_values, self._dtype, self._device = num_values, dtype, torch.empty(0, device=device).device
         self.seconds_waited = self._seconds_in_group = 0.0
         self._communicator = communicator
-        group: Communicator = communicator
+        self._group = group = find_payload_group(communicator)
         if isinstance(communicator, Nested):
-            group = communicator.outermost
             num_values //= communicator.num_shares
-        if not isinstance(group, PayloadCommunicator):
-            raise ArgumentError(f"communicator={group!r} cannot carry payloads; use Processes(), or compression=None.")
-        self._group = group
         self._buckets = cut_buckets(num_values, device=self._device, bucket_values=bucket_values)
         self._seed, self.num_sums = seed, 0
         self._remembers = compressor.keeps_residual and group.world_size > 1
@@ -164,12 +186,13 @@ class CompressedSum:
         """Bytes that each process sends to others of its group in one sum; inside nested blocks more are sent."""
         return payload_bytes(self.compressor, self._buckets, num_members=self._group.world_size)
 
-    def sum_(self, vector: Tensor) -> None:
+    def sum_(self, vector: Tensor, *, communicator: Communicator | None = None) -> None:
         """Replace a vector by its sum over the processes, as the payloads tell it.
 
         Args:
             vector: Shape (P,), contiguous, all finite; of the dtype and on the device that were announced. Overwritten; the
                 same bits on every process then.
+            communicator: The same processes in another group, in which this sum goes on beside exchanges of the usual one.
 
         Raises:
             ArgumentError: If the vector is another one than was announced.
@@ -184,12 +207,15 @@ class CompressedSum:
             f"vector of shape {list(vector.shape)} and {vector.dtype} on {vector.device} must be of shape "
             f"{[self._num_values]} and {self._dtype} on {self._device}, as at construction.",
         )
-        if isinstance(self._communicator, Nested):
+        whole = self._communicator if communicator is None else communicator
+        group = self._group if communicator is None else find_payload_group(communicator)
+        sum_in_group_ = functools.partial(self._sum_in_group_, group)
+        if isinstance(whole, Nested):
             start, inside = time.perf_counter(), self._seconds_in_group
-            self._communicator.across_blocks_(vector, self._sum_in_group_)
+            whole.across_blocks_(vector, sum_in_group_)
             self.seconds_waited += time.perf_counter() - start - (self._seconds_in_group - inside)
         else:
-            self._sum_in_group_(vector)
+            sum_in_group_(vector)
         self.num_sums += 1
 
     def state(self) -> dict[str, Tensor]:
@@ -223,23 +249,29 @@ class CompressedSum:
             own.copy_(state[name])
         self.num_sums = int(state["num_sums"])
 
-    def _sum_in_group_(self, vector: Tensor) -> None:
-        if self._group.world_size == 1:
+    def _sum_in_group_(self, group: PayloadCommunicator, vector: Tensor) -> None:
+        if group.world_size == 1:
             return
         start = time.perf_counter()
         generator = rounding_generator(f"{self._seed} {self._communicator.rank} {self.num_sums}", self._device)
         first_owned = 0
         for bucket in self._buckets:
-            num_owned = share_lengths(bucket, self._group.world_size)[self._group.rank]
+            num_owned = share_lengths(bucket, group.world_size)[group.rank]
             owned = slice(first_owned, first_owned + num_owned)
-            self._sum_bucket_(vector[bucket], self._residual[bucket], self._owned_residual[owned], generator=generator)
+            residuals = self._residual[bucket], self._owned_residual[owned]
+            self._sum_bucket_(group, vector[bucket], residuals, generator=generator)
             first_owned = owned.stop
         self._seconds_in_group += time.perf_counter() - start
 
     def _sum_bucket_(
-        self, vector: Tensor, residual: Tensor, owned_residual: Tensor, *, generator: torch.Generator
+        self,
+        group: PayloadCommunicator,
+        vector: Tensor,
+        residuals: tuple[Tensor, Tensor],
+        *,
+        generator: torch.Generator,
     ) -> None:
-        rank, num_members = self._group.rank, self._group.world_size
+        (residual, owned_residual), rank, num_members = residuals, group.rank, group.world_size
         if self._remembers:
             vector += residual
         shares = vector.tensor_split(num_members)
@@ -250,7 +282,7 @@ class CompressedSum:
             if other != rank:
                 self._encode_into(outgoing[other], share, generator)
         start = time.perf_counter()
-        incoming = self._group.all_to_all(outgoing)
+        incoming = group.all_to_all(outgoing)
         self.seconds_waited += time.perf_counter() - start
         total = torch.zeros_like(shares[rank])
         for other in range(num_members):
@@ -261,7 +293,7 @@ class CompressedSum:
         self._encode_into(own, total, generator)
         told = torch.empty_like(outgoing)
         start = time.perf_counter()
-        self._group.all_gather_(told.view(-1), own)
+        group.all_gather_(told.view(-1), own)
         self.seconds_waited += time.perf_counter() - start
         if self._remembers:
             torch.sub(total, self._decode(own, total), out=owned_residual)

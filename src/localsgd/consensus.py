@@ -6,6 +6,7 @@ from typing import Any, final
 from torch import Tensor
 
 from localsgd._checks import require
+from localsgd.buffers.arithmetic import squared_distance
 from localsgd.buffers.flat import FlatRows
 from localsgd.facts import Facts
 from localsgd.fragments import Fragment
@@ -74,6 +75,33 @@ class Consensus:
             self._outer.update_(mean, anchor, self._states[fragment.index][index], inner_lr=inner_lr)
             if self.anchors:
                 anchor.copy_(mean)
+
+    def squared_drift(self, fragment: Fragment) -> float:
+        """Sum the squared distances of this process's rows to the anchors, in one fragment.
+
+        Args:
+            fragment: The fragment.
+
+        Returns:
+            The sum over the rows.
+        """
+        triples = zip(self._groups, self.anchors, fragment.regions, strict=True)
+        return sum(
+            squared_distance(row[region], anchor[region]) for group, anchor, region in triples for row in group.storage
+        )
+
+    def squared_change(self, fragment: Fragment, means: Sequence[Tensor]) -> float:
+        """Give the squared distance of a mean to the anchors, in one fragment.
+
+        Args:
+            fragment: The fragment.
+            means: The mean of its parameters, one vector a group.
+
+        Returns:
+            The squared distance.
+        """
+        triples = zip(means, self.anchors, fragment.regions, strict=True)
+        return sum(squared_distance(mean, anchor[region]) for mean, anchor, region in triples)
 
     def state(self) -> dict[str, Any]:
         """Give what has to be saved; tensors are not copies."""

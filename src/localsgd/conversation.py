@@ -12,7 +12,7 @@ from localsgd.facts import Facts
 from localsgd.inspector import Inspector
 from localsgd.ledger import Ledger
 
-__all__ = ["Conversation", "Translation"]
+__all__ = ["Conversation", "Translation", "located"]
 
 
 @final
@@ -65,10 +65,12 @@ class Conversation:
             The facts.
         """
         loss_sum, num_losses = self.ledger.losses(level)
-        excluded = {offender.worker - self._first_worker for offender in offenders}
-        counted = [1.0 if weights is None else weights[row] for row in block.members if row not in excluded]
+        weight = float(len(block.members) - len(offenders))
+        if weights is not None:
+            excluded = {offender.worker - self._first_worker for offender in offenders}
+            weight = sum(weights[row] for row in block.members if row not in excluded)
         return Facts(
-            weight=sum(counted),
+            weight=weight,
             tag=tag,
             tag_squared=tag**2,
             loss_sum=loss_sum,
@@ -77,7 +79,7 @@ class Conversation:
             finite_workers=len(block.members) - len(offenders),
             stop_votes=int(self.stop_wanted and block is self._everyone),
             squared_drift=squared_drift,
-            broken_workers=sum(offender.is_broken for offender in offenders),
+            broken_workers=sum(offender.is_broken for offender in offenders) if offenders else 0,
         )
 
     def note(self, about: dict[str, Any], total: Facts, vectors: Sequence[Tensor]) -> None:
@@ -93,9 +95,23 @@ class Conversation:
         self.stop_agreed = self.stop_agreed or total.stop_votes > 0
 
 
+def located(error: SyncError, *, step: int, level: int) -> SyncError:
+    """Turn the failure of a collective into an error that says which sync it was.
+
+    Args:
+        error: The failure.
+        step: Steps taken by each worker.
+        level: Level of the topology.
+
+    Returns:
+        The error to raise from it.
+    """
+    return SyncError(f"sync at level {level} after step {step} failed: {error}")
+
+
 @final
 class Translation:
-    """Turns the failure of a collective into an error that says which sync it was; used in a ``with`` statement."""
+    """Raises what `located` makes of the failure of a collective; used in a ``with`` statement."""
 
     def __init__(self, *, step: int, level: int) -> None:
         """Remember which sync it is.
@@ -113,4 +129,4 @@ class Translation:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if isinstance(error, SyncError):
-            raise SyncError(f"sync at level {self._level} after step {self._step} failed: {error}") from error
+            raise located(error, step=self._step, level=self._level) from error

@@ -1,6 +1,6 @@
 """Compressed sums of units that live in one process: the numbers are those of a cluster, though no wire is there."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import final
 
 import torch
@@ -54,18 +54,23 @@ class EmulatedSum:
         self._compressor, self._communicator, self._seed = compressor, communicator, seed
         self._num_members = num_units * communicator.world_size
         self._own_units = range(num_units * communicator.rank, num_units * (communicator.rank + 1))
-        self._device = torch.empty(0, device=device).device
+        self._num_values, self._dtype, self._device = num_values, dtype, torch.empty(0, device=device).device
         self._buckets = cut_buckets(num_values, device=self._device, bucket_values=bucket_values)
         length = num_values if compressor.keeps_residual else 0
         self._residuals = torch.zeros((num_units, length), dtype=dtype, device=device)
         self._owned_residual = torch.zeros(length, dtype=dtype, device=device)
         self.num_sums = 0
 
-    def sum(self, changes: Sequence[Tensor]) -> Tensor:
+    def sum(
+        self, changes: Iterable[Tensor], *, communicator: Communicator | None = None, out: Tensor | None = None
+    ) -> Tensor:
         """Sum vectors over the units of all processes, as their payloads tell them.
 
         Args:
-            changes: One a unit of this process, shape (P,), all finite. Overwritten.
+            changes: One a unit of this process, shape (P,), all finite; looked at one after the other, so that all may come
+                in the same memory. Overwritten.
+            communicator: The same processes in another group, in which this sum goes on beside exchanges of the usual one.
+            out: Where the sum is wanted, apart from the changes; ``None`` makes a tensor. Overwritten.
 
         Returns:
             The sum, shape (P,); the same bits on every process.
@@ -73,19 +78,21 @@ class EmulatedSum:
         Raises:
             SyncError: If an exchange fails or times out.
         """
-        total = torch.zeros_like(changes[0])
+        whole = self._communicator if communicator is None else communicator
+        total = torch.empty(self._num_values, dtype=self._dtype, device=self._device) if out is None else out
+        total.zero_()
         for index, change in enumerate(changes):
             self._tell_(index, change, total)
-        if self._communicator.world_size > 1:
-            self._communicator.all_reduce_(total)
+        if whole.world_size > 1:
+            whole.all_reduce_(total)
         generators = {unit: self._generator(f"sum {unit}") for unit in self._own_units}
         for unit, place in self._shares():
             if unit not in self._own_units:
                 total[place] = 0
             else:
                 self._conclude_(total[place], self._owed(self._owned_residual, place), generators[unit])
-        if self._communicator.world_size > 1:
-            self._communicator.all_reduce_(total)  # exact: each value is there once, and zeros
+        if whole.world_size > 1:
+            whole.all_reduce_(total)  # exact: each value is there once, and zeros
         self.num_sums += 1
         return total
 

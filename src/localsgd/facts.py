@@ -1,13 +1,15 @@
 """Facts: small numbers that every worker must know, told along with what is averaged."""
 
+from array import array
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, final
 
 import torch
+from torch import Tensor
 
 from localsgd.buffers.layout import NUM_SLOTS
 
-__all__ = ["Facts", "from_slots", "to_slots"]
+__all__ = ["Facts", "Words", "from_slots", "to_slots"]
 
 
 class Facts(NamedTuple):
@@ -39,6 +41,9 @@ class Facts(NamedTuple):
     """Processes that cannot notice when gradients are changed after they were sent, as an audit has found."""
 
 
+_RATE = Facts._fields.index("learning_rate")
+
+
 def to_slots(facts: Facts, *, is_first: bool) -> list[float]:
     """Put one process's facts into numbers that may be summed in float32.
 
@@ -50,9 +55,9 @@ def to_slots(facts: Facts, *, is_first: bool) -> list[float]:
         One number a slot of a row.
     """
     rate = facts.learning_rate if is_first else 0.0
-    coarse = torch.tensor(rate, dtype=torch.float32).item()
-    values = [float(fact) for fact in facts._replace(learning_rate=coarse)]
-    values.append(rate - coarse)  # float32 alone would turn 0.1 into 0.100000001
+    (coarse,) = array("f", (rate,))
+    values = [*map(float, facts), rate - coarse]  # float32 alone would turn 0.1 into 0.100000001
+    values[_RATE] = coarse
     return values + [0.0] * (NUM_SLOTS - len(values))
 
 
@@ -65,15 +70,50 @@ def from_slots(numbers: Sequence[float]) -> Facts:
     Returns:
         The facts.
     """
-    told = Facts(*numbers[: len(Facts._fields)])  # type: ignore[arg-type]  # the counts become whole numbers below
-    return told._replace(
-        learning_rate=told.learning_rate + numbers[len(Facts._fields)],
-        finite_workers=round(told.finite_workers),
-        stop_votes=round(told.stop_votes),
-        broken_workers=round(told.broken_workers),
-        num_losses=round(told.num_losses),
-        tag=round(told.tag),
-        tag_squared=round(told.tag_squared),
-        spoiled=round(told.spoiled),
-        unnoticed=round(told.unnoticed),
+    finite, votes, drift, broken, rate, loss, losses, tag, squared, weight, spoiled, unnoticed, fine, *_ = numbers
+    return Facts(
+        finite_workers=round(finite),
+        stop_votes=round(votes),
+        squared_drift=drift,
+        broken_workers=round(broken),
+        learning_rate=rate + fine,
+        loss_sum=loss,
+        num_losses=round(losses),
+        tag=round(tag),
+        tag_squared=round(squared),
+        weight=weight,
+        spoiled=round(spoiled),
+        unnoticed=round(unnoticed),
     )
+
+
+@final
+class Words:
+    """Puts one process's facts where they travel, sync after sync.
+
+    Python writes them into memory of its own that a tensor looks into, so that one small copy is all that torch has to do:
+    to make a tensor takes many times as long, while the other processes wait.
+    """
+
+    def __init__(self, dtype: torch.dtype, *, is_first: bool) -> None:
+        """Prepare.
+
+        Args:
+            dtype: That of the slots, float32 or float64.
+            is_first: Whether this is the process whose learning rate counts.
+        """
+        self._is_first, self._facts = is_first, Facts(finite_workers=0)
+        self._numbers = array("d" if dtype == torch.float64 else "f", to_slots(self._facts, is_first=is_first))
+        self._tensor = torch.frombuffer(self._numbers, dtype=dtype)
+
+    def write_(self, facts: Facts, slots: Tensor) -> None:
+        """Write facts into slots.
+
+        Args:
+            facts: The facts; those of the sync before are there already.
+            slots: Where they travel, shape (NUM_SLOTS,), of the dtype, on any device. Overwritten.
+        """
+        if facts != self._facts:
+            self._numbers[:] = array(self._numbers.typecode, to_slots(facts, is_first=self._is_first))
+            self._facts = facts
+        slots.copy_(self._tensor)

@@ -1,6 +1,10 @@
 """One exchange of everyone's rows that is under way: what it needs until it lands, where it runs, how it is saved."""
 
+import atexit
+import contextlib
+import functools
 import time
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -13,11 +17,23 @@ from localsgd.averager import Averager, Offender
 from localsgd.buffers.flat import FlatRows
 from localsgd.buffers.layout import NUM_SLOTS
 from localsgd.communicators import Communicator, OverlappingCommunicator
+from localsgd.errors import StateError, SyncError
 from localsgd.facts import Facts, to_slots
 from localsgd.fragments import Fragment
 from localsgd.parcels import Parcel
 
-__all__ = ["InFlight", "Lane", "arrive", "revive", "saved_by_all", "saved_by_worker", "send", "write_facts"]
+__all__ = [
+    "InFlight",
+    "Lane",
+    "arrive",
+    "give_up",
+    "give_up_at_exit",
+    "revive",
+    "saved_by_all",
+    "saved_by_worker",
+    "send",
+    "write_facts",
+]
 
 _WEIGHT, _FINITE, _STOP_VOTES = map(Facts._fields.index, ("weight", "finite_workers", "stop_votes"))
 
@@ -70,7 +86,7 @@ class InFlight:
     about: dict[str, Any]
     """Its account."""
     vectors: list[Tensor]
-    """The sum, one a piece, as soon as it has arrived; facts stand first."""
+    """The sum, one a piece, as soon as it has arrived; facts stand first. What came in payloads is the mean already."""
     snapshots: list[Tensor]
     """What each row of this process had, shape (V, n) a piece; nothing where nobody looks at it."""
     bad_rows: Tensor
@@ -120,11 +136,11 @@ def send(flight: InFlight, communicator: Communicator, *, twin: OverlappingCommu
     """
     if communicator.world_size == 1:
         return
+    lane.follow()
     if twin is None:
         flight.wait = _one_after_another(flight.vectors, communicator, flight.about)
         return
     before = twin.wire_bytes
-    lane.follow()
     with lane.entered():
         waits = [twin.start_all_reduce_(vector) for vector in flight.vectors]
     flight.about["wire_bytes"] += twin.wire_bytes - before
@@ -154,6 +170,31 @@ def arrive(flight: InFlight, lane: Lane) -> None:
     lane.join()
     flight.facts, flight.bad_list, flight.wait = slots.tolist(), bad_rows.tolist(), None
     flight.about["seconds_waited"] += time.perf_counter() - start
+
+
+def give_up(flights: list[InFlight], lane: Lane) -> None:
+    """Wait for what is under way, whatever becomes of it, and forget it; if it fails, the next exchange tells why.
+
+    Args:
+        flights: Exchanges, the earliest first. Emptied.
+        lane: Where they run.
+    """
+    while flights:
+        with contextlib.suppress(SyncError, StateError):  # StateError: the communicator was closed
+            arrive(flights.pop(0), lane)
+
+
+def give_up_at_exit(owner: object, flights: list[InFlight], lane: Lane) -> None:
+    """Wait for what is under way when Python ends: a process that ends while Gloo's threads are at work is aborted at times.
+
+    Args:
+        owner: Who lets exchanges land; it is not kept alive, and what it leaves under way is waited for all the same.
+        flights: Its exchanges.
+        lane: Where they run.
+    """
+    wait = functools.partial(give_up, flights, lane)
+    atexit.register(wait)
+    weakref.finalize(owner, _forget, flights, wait).atexit = False
 
 
 def saved_by_all(flight: InFlight) -> dict[str, Any]:
@@ -223,6 +264,12 @@ def revive(
         facts=vectors[0][:NUM_SLOTS].tolist(),
         bad_list=[float(part["is_bad"]) for part in own],
     )
+
+
+def _forget(flights: list[InFlight], wait: Callable[[], None]) -> None:
+    """Nobody is left for whom something could land."""
+    if not flights:
+        atexit.unregister(wait)
 
 
 def _one_after_another(

@@ -55,7 +55,7 @@ class Inspector:
         Raises:
             DisagreementError: If they differ; on every process.
         """
-        if block.num_processes * total.tag_squared == total.tag**2:
+        if self.is_same_call(block, total):
             return
         told = block.communicator.gather(f"{kind} at step {step}")
         calls = "; ".join(f"process {rank}: {what}" for rank, what in enumerate(told))
@@ -63,6 +63,32 @@ class Inspector:
             f"processes met in one exchange with different intentions ({calls}). All must take the same number of steps, "
             "resume from the same checkpoint, and call sync(), finish() and averaged() together."
         )
+
+    def is_same_call(self, block: Averager, total: Facts) -> bool:
+        """Say whether `require_same_call` will find nothing: the same on every process.
+
+        Args:
+            block: What averaged.
+            total: Facts summed over the block.
+
+        Returns:
+            Whether all processes meant to do the same.
+        """
+        return block.num_processes * total.tag_squared == total.tag**2
+
+    def may_average(self, block: Averager, total: Facts) -> bool:
+        """Say whether `judge` will find nothing: the same on every process.
+
+        Args:
+            block: What averaged.
+            total: Facts summed over the block.
+
+        Returns:
+            Whether all workers may enter the mean, or those that may do without the others.
+        """
+        if total.finite_workers == block.num_workers:
+            return True
+        return total.finite_workers > 0 and not total.broken_workers and self._non_finite == "exclude"
 
     def require_replicas(self, block: Averager) -> None:
         """Look whether workers that step with the same gradients still have the same parameters.
@@ -114,9 +140,7 @@ class Inspector:
             BrokenViewError: If a tensor no longer looks into its row.
             NonFiniteError: If a worker is not finite and the policy says so, or if none is.
         """
-        if total.finite_workers == block.num_workers:
-            return
-        if total.finite_workers and not total.broken_workers and self._non_finite == "exclude":
+        if total.finite_workers == block.num_workers or self.may_average(block, total):
             return
         found, where = block.gather_offenders(offenders), f"sync at level {level} after step {step}"
         num_workers = self._topology.num_workers

@@ -1,28 +1,34 @@
 """Syncs of everyone's parameters that land later than they start, that go by fragments, or both."""
 
-import atexit
-import contextlib
-import functools
 import time
-import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, final
-
-from torch import Tensor
 
 from localsgd._checks import require
 from localsgd.averager import Averager, Offender
-from localsgd.buffers.arithmetic import squared_distance
-from localsgd.communicators import Communicator, Nested, NestedTwin, OverlappingCommunicator
 from localsgd.consensus import Consensus, describe_drift
 from localsgd.conversation import Conversation
-from localsgd.errors import ArgumentError, StateError, SyncError
+from localsgd.errors import SyncError
 from localsgd.facts import from_slots
 from localsgd.fragments import Fragment, due_step
-from localsgd.in_flight import InFlight, Lane, arrive, revive, saved_by_all, saved_by_worker, send, write_facts
+from localsgd.in_flight import (
+    InFlight,
+    Lane,
+    arrive,
+    give_up,
+    give_up_at_exit,
+    revive,
+    saved_by_all,
+    saved_by_worker,
+    send,
+    write_facts,
+)
+from localsgd.late_payloads import LatePayloads
 from localsgd.parcels import Parcel
+from localsgd.payload_sums import PayloadSums
 from localsgd.reports import SyncKind
 from localsgd.topology import Topology
+from localsgd.twins import find_twin
 
 __all__ = ["LateSyncs"]
 
@@ -36,7 +42,7 @@ class LateSyncs:
 
     Cost:
         One copy of the rows of this process and one vector while a sync of everything is under way; the vector alone with
-        ``mixing``. One more group of processes.
+        ``mixing``, unless a thread makes payloads of the rows. One more group of processes.
     """
 
     def __init__(
@@ -47,6 +53,7 @@ class LateSyncs:
         first_worker: int,
         consensus: Consensus,
         conversation: Conversation,
+        sums: PayloadSums | None,
         fragments: Sequence[Fragment],
         overlap_steps: int,
         mixing: float | None,
@@ -60,6 +67,7 @@ class LateSyncs:
             first_worker: Number of the worker in row 0 of this process.
             consensus: What lies between syncs.
             conversation: What is told in every exchange.
+            sums: What sums changes that travel as payloads; ``None`` sends parameters as they are.
             fragments: How rows are cut.
             overlap_steps: Steps from the start of a sync to its landing.
             mixing: A row's own share when a sync lands; ``None`` keeps its progress.
@@ -82,12 +90,21 @@ class LateSyncs:
             for f in fragments
         ]
         self._lane = Lane(self._rows)
-        self._twin = _find_twin(everyone.communicator) if overlap_steps else None
+        self._is_rounded = not overlap_steps or mixing == 0  # rows begin a round at the anchor itself
+        self._twin = find_twin(everyone.communicator, is_threaded=sums is not None) if overlap_steps else None
+        self._payloads: LatePayloads | None = None
+        if sums is not None:
+            self._payloads = LatePayloads(
+                sums,
+                everyone,
+                conversation.inspector,
+                anchors=consensus.anchors,
+                fragments=fragments,
+                twin=self._twin,
+                is_rounded=self._is_rounded,
+            )
         self._flights: list[InFlight] = []
-        # A process that ends while Gloo's threads are at work on an exchange is aborted now and then.
-        wait = functools.partial(_give_up, self._flights, self._lane)
-        atexit.register(wait)
-        weakref.finalize(self, _forget, self._flights, wait).atexit = False
+        give_up_at_exit(self, self._flights, self._lane)
         self._next_fragment = 0
         self._synced_at = [0] * len(fragments)
 
@@ -245,7 +262,7 @@ class LateSyncs:
             f"state holds snapshots of the workers {sorted(state['snapshots'])}, and this process needs those of "
             f"{missing}; load the state_dict() that this process saved itself, or put those of all processes together.",
         )
-        _give_up(self._flights, self._lane)
+        give_up(self._flights, self._lane)
         self._next_fragment, self._synced_at = state["next_fragment"], list(state["synced_at"])
         for index, saved in enumerate(state["in_flight"]):
             own = [state["snapshots"][worker][index] for worker in workers]
@@ -254,6 +271,12 @@ class LateSyncs:
     def describe(self) -> str:
         """Word the options with which a state fits."""
         return f"overlap_steps={self._overlap_steps}, overlap_mixing={self._mixing}, fragments={len(self._fragments)}"
+
+    @property
+    def _keeps_snapshots(self) -> bool:
+        """Whether somebody looks at what rows had when the sync started: the landing, or a thread."""
+        reads_later = self._payloads is not None and self._payloads.reads_later
+        return self._overlap_steps > 0 and (self._mixing is None or reads_later)
 
     def _start(self, fragment: Fragment, step: int, *, inner_lr: float) -> list[int]:
         earlier = [flight for flight in self._flights if flight.fragment is fragment]
@@ -274,15 +297,14 @@ class LateSyncs:
         about["fragment"] = fragment.index if len(self._fragments) > 1 else None
         found = [self._everyone.find_broken(row) for row in range(self._rows.num_rows)]
         broken = {row: offender for row, offender in enumerate(found) if offender is not None}
-        keeps_snapshots = self._overlap_steps > 0 and self._mixing is None
-        snapshots = parcel.snapshots() if keeps_snapshots else []
-        vectors, bad_rows = parcel.sum_rows(list(broken))
+        snapshots = parcel.snapshots() if self._keeps_snapshots else []
+        vectors, bad_rows = parcel.sum_rows(list(broken), only_buffers=self._payloads is not None)
         facts = self._conversation.facts(
             self._everyone,
             list(broken.values()),
             level=self._level,
             inner_lr=inner_lr,
-            squared_drift=self._squared_drift(fragment) if self._measure_drift else 0.0,
+            squared_drift=self._consensus.squared_drift(fragment) if self._measure_drift else 0.0,
             tag=self._conversation.inspector.tag(kind, step),
         )
         if fragment.is_last:
@@ -300,7 +322,10 @@ class LateSyncs:
         )
         communicator = self._everyone.communicator
         write_facts(flight, facts, is_first=communicator.rank == 0)
-        send(flight, communicator, twin=self._twin, lane=self._lane)
+        if self._payloads is None:
+            send(flight, communicator, twin=self._twin, lane=self._lane)
+        else:
+            self._payloads.send(flight, parcel, lane=self._lane)
         about["seconds"] += time.perf_counter() - start
         return flight
 
@@ -317,6 +342,8 @@ class LateSyncs:
                 f"sync at level {self._level} in round {number}{what}, which began after step {flight.step} and was to land "
                 f"after step {flight.due}, failed: {error}"
             ) from error
+        if self._mixing is not None:
+            flight.snapshots = []
         total = from_slots(flight.facts or [])
         self._conversation.inspector.require_same_call(
             self._everyone, total, kind=flight.about["kind"], step=flight.step
@@ -331,13 +358,19 @@ class LateSyncs:
         offenders = self._offenders(flight)
         inspector.judge(self._everyone, total, offenders, step=flight.step, level=self._level, is_averaged=False)
         about["overlapped_steps"] = step - flight.step
-        conversation.note(about, total, flight.vectors)
-        parcel.make_up_(flight.vectors, weight=total.weight)
+        if self._payloads is None:
+            conversation.note(about, total, flight.vectors)
+        else:
+            self._payloads.note(flight, parcel, total, conversation=conversation)
+        parcel.make_up_(flight.vectors, weight=total.weight, only_buffers=self._payloads is not None)
         means = parcel.means(flight.vectors)
         if self._measure_drift:
-            about.update(describe_drift(total, self._squared_change(flight.fragment, means)))
-        is_rounded = not self._overlap_steps or self._mixing == 0
-        self._consensus.step_fragment_(flight.fragment, means, inner_lr=total.learning_rate, is_rounded=is_rounded)
+            about.update(describe_drift(total, self._consensus.squared_change(flight.fragment, means)))
+            if self._payloads is not None:
+                about["cosine"] = None  # what arrived does not tell where the workers' changes pointed
+        self._consensus.step_fragment_(
+            flight.fragment, means, inner_lr=total.learning_rate, is_rounded=self._is_rounded
+        )
         excluded = [offender.worker - self._first_worker for offender in offenders]
         for row in range(self._rows.num_rows):
             self._rows.find_broken(row)  # takes back buffers that were bound anew; the next sync tells about the rest
@@ -358,40 +391,3 @@ class LateSyncs:
                 name = self._parcels[flight.fragment.index].find_bad(row, flight.snapshots)
                 found.append(self._everyone.offender(row, name))
         return found
-
-    def _squared_drift(self, fragment: Fragment) -> float:
-        triples = zip(self._rows.groups, self._consensus.anchors, fragment.regions, strict=True)
-        return sum(
-            squared_distance(row[region], anchor[region]) for group, anchor, region in triples for row in group.storage
-        )
-
-    def _squared_change(self, fragment: Fragment, means: Sequence[Tensor]) -> float:
-        triples = zip(means, self._consensus.anchors, fragment.regions, strict=True)
-        return sum(squared_distance(mean, anchor[region]) for mean, anchor, region in triples)
-
-
-def _find_twin(communicator: Communicator) -> OverlappingCommunicator | None:
-    """Make the group in which syncs overlap; a single process needs none."""
-    if communicator.world_size == 1:
-        return None
-    if isinstance(communicator, Nested):
-        return NestedTwin(communicator.levels)
-    if not isinstance(communicator, OverlappingCommunicator):
-        raise ArgumentError(
-            f"overlap_steps cannot be combined with a communicator of {type(communicator).__name__}, which cannot sum while "
-            "this process computes (it has no twin()); use overlap_steps=0, or Processes()."
-        )
-    return communicator.twin()
-
-
-def _forget(flights: list[InFlight], wait: Callable[[], None]) -> None:
-    """Nobody is left for whom something could land; what is still under way has to be waited for all the same at the end."""
-    if not flights:
-        atexit.unregister(wait)
-
-
-def _give_up(flights: list[InFlight], lane: Lane) -> None:
-    """Wait for what is under way, whatever becomes of it, and forget it; if it fails, the next exchange tells why."""
-    while flights:
-        with contextlib.suppress(SyncError, StateError):  # StateError: the communicator was closed
-            arrive(flights.pop(0), lane)

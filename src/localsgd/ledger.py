@@ -18,11 +18,17 @@ __all__ = ["Ledger"]
 
 _MOST_UNREAD = 64
 _MOST_RECENT = 256
+_AGREED = ("learning_rate", "train_loss")
 
 
 @final
 class Ledger:
-    """Keeps account of syncs. Reports are put together when somebody asks for them, not while other workers wait."""
+    """Keeps account of syncs. Reports are put together when somebody asks for them, not while other workers wait.
+
+    Attributes:
+        told: What the last sync told every worker of the block, as far as there was something to tell: ``learning_rate`` and
+            ``train_loss``.
+    """
 
     def __init__(self, topology: Topology) -> None:
         """Open the books.
@@ -32,7 +38,7 @@ class Ledger:
         """
         self._topology = topology
         self._latest: dict[str, Any] | None = None
-        self._agreed: dict[str, Any] = {}
+        self.told: dict[str, Any] = {}
         self._unread: deque[dict[str, Any]] = deque()
         self._recent: deque[dict[str, Any]] = deque(maxlen=_MOST_RECENT)
         self._carried: list[dict[str, Any]] = []
@@ -75,23 +81,6 @@ class Ledger:
         """Syncs so far."""
         return self._rounds
 
-    def agreed(self, name: str) -> Any:
-        """Look up what the last sync told every worker of the block.
-
-        Args:
-            name: A field of `SyncReport`.
-
-        Returns:
-            Its value; ``None`` before the first sync.
-        """
-        if self._latest is None:
-            return self._agreed.get(name)
-        if self._latest[name] is not None:
-            return self._latest[name]
-        # A second sync after the same step, as of the fragments that were not whole, has no losses of its own to tell.
-        told = [about[name] for about in self._recent if about["step"] == self._latest["step"]]
-        return next((value for value in reversed(told) if value is not None), None)
-
     def observe(self, loss: Tensor | float) -> None:
         """Note the training loss of a step.
 
@@ -125,16 +114,19 @@ class Ledger:
         Returns:
             The fields of its report, as far as they are known.
         """
-        return {
+        about: dict[str, Any] = {
             "step": step,
             "level": level,
             "kind": kind,
             "drift_norm": None,
             "cosine": None,
             "seconds": -time.perf_counter(),
-            "seconds_waited": -sum(block.seconds_waited for block in blocks),
+            "seconds_waited": 0.0,
             "wire_bytes": -blocks[0].communicator.wire_bytes,
         }
+        for block in blocks:
+            about["seconds_waited"] -= block.seconds_waited
+        return about
 
     def begin_late(self, *, step: int, level: int, kind: SyncKind) -> dict[str, Any]:
         """Open the account of one sync that goes on while workers step.
@@ -174,7 +166,9 @@ class Ledger:
         about["finite_workers"], about["learning_rate"] = total.finite_workers, total.learning_rate
         about["train_loss"] = total.loss_sum / total.num_losses if total.num_losses else None
         # Means of half-precision parameters are formed, and travel, in float32.
-        payload = sum(vector.numel() * max(vector.element_size(), 4) for vector in vectors)
+        payload = 0
+        for vector in vectors:
+            payload += vector.numel() * max(vector.element_size(), 4)
         about["bytes_by_level"] = self._topology.bytes_by_level(payload, about["level"])
 
     def close(self, about: dict[str, Any], blocks: Sequence[Averager], *, is_sync: bool) -> None:
@@ -186,13 +180,16 @@ class Ledger:
             is_sync: Whether it ends a round; otherwise it is added to the next one that does.
         """
         about["seconds"] += time.perf_counter()
-        about["seconds_waited"] += sum(block.seconds_waited for block in blocks)
+        for block in blocks:
+            about["seconds_waited"] += block.seconds_waited
         about["wire_bytes"] += blocks[0].communicator.wire_bytes
         if not is_sync:
             self._carried.append(about)
             return
-        carried, self._carried = self._carried, []
         self.clear_losses(about["level"])
+        carried: Sequence[dict[str, Any]] = ()
+        if self._carried:
+            carried, self._carried = self._carried, []
         self._enter(about, carried)
 
     def close_late(self, about: dict[str, Any]) -> None:
@@ -214,7 +211,7 @@ class Ledger:
     def state(self) -> dict[str, Any]:
         """Give what has to be saved."""
         levels = range(1, self._topology.num_levels + 1)
-        agreed = {name: self.agreed(name) for name in ("learning_rate", "train_loss")}
+        agreed = {name: self.told.get(name) for name in _AGREED}
         return {"totals": asdict(self.totals), "losses": [self.losses(level) for level in levels], "agreed": agreed}
 
     def load(self, state: dict[str, Any]) -> None:
@@ -224,7 +221,7 @@ class Ledger:
             state: What `state` returned.
         """
         self._totals, self._latest = Totals(**state["totals"]), None
-        self._agreed = dict(state.get("agreed", {}))
+        self.told = dict(state.get("agreed", {}))
         self._rounds = self._totals.rounds
         self._unread.clear()
         self._recent.clear()
@@ -239,6 +236,12 @@ class Ledger:
             about["bytes_by_level"] = tuple(one + other for one, other in both)
         self._rounds += 1
         about["round"] = self._rounds
+        if self._latest is None or self._latest["step"] != about["step"]:
+            self.told = {}
+        for name in _AGREED:
+            # A second sync after the same step, as of the fragments that were not whole, has no losses of its own to tell.
+            if about[name] is not None:
+                self.told[name] = about[name]
         self._latest = about
         self._unread.append(about)
         self._recent.append(about)

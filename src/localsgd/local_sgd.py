@@ -85,7 +85,7 @@ class LocalSGD:
             outer: What to do with the workers' mean.
             compression: What makes the payloads in which the blocks of the last level (the workers, where there is one
                 level) tell each other how far they have moved, as in ``ErrorFeedback(Sign())``; or a list with one entry a
-                level, ``None`` below the last. Gradients, module buffers and optimizer state are never compressed.
+                level, ``None`` below the last. Only parameters travel so; also in syncs that overlap, and by fragments.
             buffers: Floating module buffers at a sync: ``average`` them, keep them ``local``, or take worker 0's
                 (``broadcast``).
             optimizer_state: The workers' own optimizer state when parameters are averaged: ``keep`` it (the paper),
@@ -111,7 +111,7 @@ class LocalSGD:
         Cost:
             No second copy of the model, but for an anchor (P values a process) where ``outer`` or ``compression`` needs it
             or drift is measured, and residuals (see `localsgd.compression.ErrorFeedback`); while a sync overlaps, a copy
-            of the rows and one vector. One broadcast of the model. Every process must call this.
+            of the rows and one vector, and with payloads a thread. One broadcast of the model. Every process must call this.
         """
         options: dict[str, Any] = {"schedule": schedule, "topology": topology, "outer": outer, "buffers": buffers}
         options |= {"non_finite": non_finite, "clip_norm": clip_norm, "measure_drift": measure_drift}

@@ -34,18 +34,27 @@ class Observer:
         """Note the present learning rate, before a scheduler changes it."""
         self.inner_lr = float(self._optimizer.param_groups[0].get("lr", 0.0))
 
-    def observation(self) -> Observation:
-        """Tell what all workers of the block agree on: before the first sync, that their optimizers were alike."""
-        rate, loss = self._ledger.agreed("learning_rate"), self._ledger.agreed("train_loss")
+    def observation(self, period: int | None = None) -> Observation:
+        """Tell what all workers of the block agree on: before the first sync, that their optimizers were alike.
+
+        Args:
+            period: Steps that the round just ended was meant to have; ``None`` if none was before.
+
+        Returns:
+            What a schedule may look at.
+        """
+        told = self._ledger.told
+        rate, loss = told.get("learning_rate"), told.get("train_loss")
         if self._initial_loss is None:
             self._initial_loss = loss
         if "lr" not in self._optimizer.param_groups[0]:
-            return Observation(train_loss=loss, initial_loss=self._initial_loss)
+            return Observation(train_loss=loss, initial_loss=self._initial_loss, period=period)
         return Observation(
             learning_rate=self.inner_lr if rate is None else rate,
             train_loss=loss,
             initial_learning_rate=self._initial_lr,
             initial_loss=self._initial_loss,
+            period=period,
         )
 
     def state(self) -> dict[str, Any]:

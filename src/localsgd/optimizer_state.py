@@ -23,6 +23,9 @@ class OptimizerState:
 
     ``keep``: every worker's momentum stays its own. ``average``: each tensor of state that has its parameter's shape is
     averaged over the block. ``reset``: all state is forgotten, so that optimizers begin anew.
+
+    Attributes:
+        keeps: Whether there is nothing to do at a sync.
     """
 
     def __init__(self, policy: OptimizerStatePolicy, rows: FlatRows, optimizers: Sequence[Optimizer]) -> None:
@@ -34,6 +37,7 @@ class OptimizerState:
             optimizers: One a row.
         """
         self._policy, self._rows, self._optimizers = policy, rows, optimizers
+        self.keeps = policy == "keep"
 
     @property
     def makes_replicas(self) -> bool:

@@ -51,11 +51,6 @@ def require_overlap(options: Mapping[str, Any]) -> None:
     if steps == 0 and fragments == 1:
         return
     what = f"overlap_steps={steps}" if steps else f"fragments={fragments}"
-    require(
-        options["compression"] is None,
-        f"{what} cannot be combined with compression={options['compression']!r}: payloads of the whole vector are "
-        "exchanged in steps that wait for each other; use one of the two.",
-    )
     state = options["optimizer_state"]
     require(
         state == "keep",

@@ -94,11 +94,12 @@ class Parcel:
             found.append(torch.cat([storage[:, piece.parameters], storage[:, piece.buffers]], dim=1))
         return found
 
-    def sum_rows(self, broken: Sequence[int]) -> tuple[list[Tensor], Tensor]:
+    def sum_rows(self, broken: Sequence[int], *, only_buffers: bool = False) -> tuple[list[Tensor], Tensor]:
         """Add up this process's share of the mean; the device is not waited for.
 
         Args:
             broken: Rows that must stay out.
+            only_buffers: Whether parameters are only looked at, because they travel as payloads.
 
         Returns:
             One vector a piece, with empty slots in the first; and for each row how much of it is not finite, so that it
@@ -123,21 +124,51 @@ class Parcel:
                 is_out = (bad_rows[row] + float(row in broken) > 0).to(vector.device, non_blocking=True)
                 weights = 1 / self.num_workers, self._buffer_weight(row)
                 parts = zip(piece.parts(vector, piece.begin), self._parts_of_row(piece, row), weights, strict=True)
-                for target, source, weight in parts:
+                for target, source, weight in list(parts)[only_buffers:]:
                     _add_unless_(target, source, weight, is_out=is_out)
         return sums, bad_rows
 
-    def make_up_(self, vectors: Sequence[Tensor], *, weight: float) -> None:
+    def values(self, index: int, row: int, snapshots: Sequence[Tensor]) -> Tensor:
+        """See the parameters of a row.
+
+        Args:
+            index: Number of the piece.
+            row: Number of the row.
+            snapshots: What `snapshots` returned; empty gives what the row has now.
+
+        Returns:
+            A view, shape (n,).
+        """
+        piece = self.pieces[index]
+        return piece.parts(snapshots[index][row], 0)[0] if snapshots else self._parts_of_row(piece, row)[0]
+
+    def uncompressed(self, vectors: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+        """See what travels as it is where parameters travel as payloads: facts and module buffers.
+
+        Args:
+            vectors: One a piece.
+
+        Returns:
+            Two views a piece, shape (n,).
+        """
+        return [
+            (vector[: piece.begin], piece.parts(vector, piece.begin)[1])
+            for piece, vector in zip(self.pieces, vectors, strict=True)
+        ]
+
+    def make_up_(self, vectors: Sequence[Tensor], *, weight: float, only_buffers: bool = False) -> None:
         """Turn a mean over all workers, some of which were left out, into the mean over the others.
 
         Args:
             vectors: One a piece, wholly summed. Overwritten unless nobody was left out.
             weight: Workers that entered it.
+            only_buffers: Whether the parameters are the mean over the others already.
         """
         if 0 < weight != self.num_workers:
             for piece, vector in zip(self.pieces, vectors, strict=True):
                 parameters, buffers = piece.parts(vector, piece.begin)
-                parameters.mul_(self.num_workers / weight)
+                if not only_buffers:
+                    parameters.mul_(self.num_workers / weight)
                 if self.buffers == "average":
                     buffers.mul_(self.num_workers / weight)
 

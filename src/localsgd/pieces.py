@@ -6,11 +6,11 @@ from typing import Literal, final
 
 from torch import Tensor
 
-from localsgd.buffers.arithmetic import is_finite
+from localsgd.buffers.arithmetic import Scan, add_rows_, is_finite, scale_and_check_
 from localsgd.buffers.flat import RowGroup
 from localsgd.buffers.layout import Layout
 
-__all__ = ["BufferPolicy", "Piece", "bad_entries", "cut_row", "weigh_regions"]
+__all__ = ["BufferPolicy", "Piece", "add_pieces_", "bad_entries", "cut_row", "weigh_regions"]
 
 BufferPolicy = Literal["average", "local", "broadcast"]
 
@@ -32,6 +32,32 @@ class Piece:
     """Whether the row is the vector in which the mean is formed."""
     is_shared: bool
     """Whether every worker has its part in it, as much as it counts; otherwise one worker decides alone."""
+    scan: Scan | None
+    """What scales it by its weight and looks whether it is finite, where it is in place."""
+
+    def scale(self, factor: float) -> float:
+        """Weigh the piece.
+
+        Args:
+            factor: What its row counts.
+
+        Returns:
+            What it is multiplied by in the mean.
+        """
+        return self.weight * factor if self.is_shared else self.weight
+
+    def weigh_and_check_(self, factor: float) -> bool:
+        """Look whether the piece is finite, and scale it where it is in place.
+
+        Args:
+            factor: What its row counts.
+
+        Returns:
+            Whether no element is infinite or NaN.
+        """
+        if self.scan is None:
+            return is_finite(self.source)
+        return self.scan.run_() if factor == 1 else scale_and_check_(self.source, self.scale(factor))
 
 
 def weigh_regions(layout: Layout, policy: BufferPolicy, *, share: float, is_first: bool) -> list[tuple[slice, float]]:
@@ -72,18 +98,37 @@ def cut_row(
     Returns:
         The pieces.
     """
-    return [
-        Piece(
-            source=group.storage[row][region],
-            group=index,
-            region=region,
-            weight=weight,
-            is_in_place=is_in_place and group.layout.accumulation_dtype == group.layout.dtype,
-            is_shared=region.start == 0 or policy == "average",
-        )
-        for index, group in enumerate(groups)
-        for region, weight in weigh_regions(group.layout, policy, share=share, is_first=is_first)
-    ]
+    pieces = []
+    for index, group in enumerate(groups):
+        is_own = is_in_place and group.layout.accumulation_dtype == group.layout.dtype
+        for region, weight in weigh_regions(group.layout, policy, share=share, is_first=is_first):
+            source = group.storage[row][region]
+            pieces.append(
+                Piece(
+                    source=source,
+                    group=index,
+                    region=region,
+                    weight=weight,
+                    is_in_place=is_own,
+                    is_shared=region.start == 0 or policy == "average",
+                    scan=Scan(source, weight) if is_own else None,
+                )
+            )
+    return pieces
+
+
+def add_pieces_(vectors: Sequence[Tensor], rows: Sequence[tuple[Sequence[Piece], float]]) -> None:
+    """Add rows to the vectors in which the mean is formed, but for pieces that are there already.
+
+    Args:
+        vectors: One a group. Overwritten.
+        rows: For each row its pieces, as many for each, and what it counts.
+    """
+    for same in zip(*(pieces for pieces, _ in rows), strict=True):
+        added = [(piece, factor) for piece, (_, factor) in zip(same, rows, strict=True) if not piece.is_in_place]
+        if added:
+            target = vectors[same[0].group][same[0].region]
+            add_rows_(target, [piece.source for piece, _ in added], [piece.scale(factor) for piece, factor in added])
 
 
 def bad_entries(groups: Sequence[RowGroup], row: int, *, only_buffers: bool = False) -> Iterator[str]:

@@ -210,16 +210,17 @@ class Stepper:
             level=level,
             kind=kind,
             inner_lr=self._observer.inner_lr,
-            weights=self._watch.weights,
+            weights=self._watch.weights if self._watch.weighs else None,
         )
-        if level == self._num_levels:
+        if level == self._num_levels and self._watch.is_watching:
             self._watch.restart()
         for row in excluded:
             self._optimizer_state.forget(row)
-        self._optimizer_state.sync(self._synchronizer.blocks(level))
-        if self._optimizer_state.makes_replicas and self._may_be_replicas:
-            self.replica_level = max(self.replica_level, level)
-        self.clock.begin_rounds(level, self._observer.observation())
+        if not self._optimizer_state.keeps:
+            self._optimizer_state.sync(self._synchronizer.blocks(level))
+            if self._optimizer_state.makes_replicas and self._may_be_replicas:
+                self.replica_level = max(self.replica_level, level)
+        self.clock.begin_rounds(level, self._observer.observation)
         if self.replica_level:
             self._expect()
 
@@ -348,7 +349,7 @@ class Stepper:
             return
         if level == self._num_levels:
             self._synchronizer.conclude_gradients(self.clock.steps, has_stepped=has_stepped)
-        self.clock.begin_rounds(level, self._observer.observation())
+        self.clock.begin_rounds(level, self._observer.observation)
         self._start_fragments()
         self._expect()
 

@@ -14,15 +14,18 @@ from localsgd.communicators.protocol import Communicator
 from localsgd.compressed_mean import CompressedMean
 from localsgd.compression import Compressor
 from localsgd.consensus import Consensus, describe_drift
-from localsgd.conversation import Conversation, Translation
+from localsgd.conversation import Conversation, Translation, located
+from localsgd.errors import SyncError
 from localsgd.facts import Facts
 from localsgd.fragments import cut_rows
 from localsgd.gradient_rounds import GradientRounds
 from localsgd.inspector import Inspector, NonFinitePolicy
 from localsgd.late_syncs import LateSyncs
 from localsgd.ledger import Ledger
+from localsgd.outer.averaging import Averaging
 from localsgd.outer.protocol import OuterOptimizer
 from localsgd.overlap import Overlap
+from localsgd.payload_sums import PayloadSums
 from localsgd.reports import SyncKind
 from localsgd.topology import Topology
 
@@ -92,11 +95,15 @@ class Synchronizer:
         )
         self.gradients = GradientRounds(self._levels, self.conversation, overlaps=overlap_gradients)
         self._measure_drift = measure_drift
+        fragments = cut_rows([group.layout for group in rows.groups], overlap.fragments)
+        about_rows: dict[str, Any] = {"first_worker": first_worker, "fragments": fragments}
         self._compressed: CompressedMean | None = None
         if compressor is not None and topology.block_sizes[-1] > 1:  # one block has nobody to tell anything
-            self._compressed = CompressedMean(compressor, self._everyone, topology, first_worker=first_worker)
+            sums = PayloadSums(compressor, self._everyone, topology, **about_rows)
+            self._compressed = CompressedMean(sums, self._everyone, **about_rows)
         keeps_anchor = measure_drift or keep_anchor or outer.needs_anchor or self._compressed is not None
-        fragments = cut_rows([group.layout for group in rows.groups], overlap.fragments)
+        # Plain averaging leaves the mean as it is: to cut vectors for it would take longer than many a model's sum.
+        self._moves_mean = keeps_anchor or not isinstance(outer, Averaging)
         self._consensus = Consensus(rows, outer, fragments, keeps_anchor=keeps_anchor)
         self._aligned_at: int | None = None
         self.late: LateSyncs | None = None
@@ -107,6 +114,7 @@ class Synchronizer:
                 first_worker=first_worker,
                 consensus=self._consensus,
                 conversation=self.conversation,
+                sums=None if self._compressed is None else self._compressed.sums,
                 fragments=fragments,
                 overlap_steps=overlap.steps,
                 mixing=overlap.mixing,
@@ -211,7 +219,7 @@ class Synchronizer:
             self.late.note_whole_sync(step)
         if has_stepped and self._consensus.anchors:
             vectors = [g.storage[0].to(g.layout.accumulation_dtype) for g in self._rows.groups]
-            self._consensus.step_(vectors, inner_lr=self.ledger.agreed("learning_rate"))
+            self._consensus.step_(vectors, inner_lr=self.ledger.told["learning_rate"])
             for group, vector in zip(self._rows.groups, vectors, strict=True):
                 parameters = slice(0, group.layout.num_parameters)
                 for row in group.storage:
@@ -246,8 +254,8 @@ class Synchronizer:
 
     def state(self) -> dict[str, Any]:
         """Give what has to be saved; tensors are not copies."""
-        compressed = {} if self._compressed is None else self._compressed.state()
-        late = {} if self.late is None else self.late.state()
+        late = {} if self.late is None else self.late.state()  # waits for what is under way, which changes what is owed
+        compressed = {} if self._compressed is None else self._compressed.sums.state()
         return self._consensus.state() | self.ledger.state() | compressed | late
 
     def load(self, state: dict[str, Any]) -> None:
@@ -260,7 +268,7 @@ class Synchronizer:
             ArgumentError: If the state holds more or fewer anchors than the options ask for, or does not have the residuals
                 or snapshots of this process's workers.
         """
-        own = None if self._compressed is None else self._compressed.state()["compression"]
+        own = None if self._compressed is None else self._compressed.sums.state()["compression"]
         require(
             state.get("compression") == own,
             f"state was saved with compression={state.get('compression')}, and now it is compression={own}; resume with the "
@@ -274,10 +282,10 @@ class Synchronizer:
         )
         self._consensus.require_fit(state)
         self._aligned_at = None
-        if self._compressed is not None:
-            self._compressed.load(state)
         if self.late is not None:
-            self.late.load(state)
+            self.late.load(state)  # what is under way ends before anything else is written
+        if self._compressed is not None:
+            self._compressed.sums.load(state)
         self._consensus.load(state)
         self.ledger.load(state)
 
@@ -300,15 +308,17 @@ class Synchronizer:
     ) -> list[int]:
         about = self.ledger.begin(self._levels[level - 1], step=step, level=level, kind=kind)
         excluded: list[Offender] = []
-        with Translation(step=step, level=level):
+        try:
             for block in self._levels[level - 1]:
                 is_compressed = block is self._everyone and self._compressed is not None
                 average = self._average_compressed if is_compressed else self._average_block
                 excluded += average(block, about, inner_lr=inner_lr, weights=weights)
+        except SyncError as error:
+            raise located(error, step=step, level=level) from error
         self.ledger.close(about, self._levels[level - 1], is_sync=is_sync)
         if level >= self._topology.num_levels - 1:
             self._aligned_at = step
-        return [offender.worker - self._first_worker for offender in excluded]
+        return [offender.worker - self._first_worker for offender in excluded] if excluded else []
 
     def _average_block(
         self, block: Averager, about: dict[str, Any], *, inner_lr: float, weights: Sequence[float] | None
@@ -324,7 +334,7 @@ class Synchronizer:
         if measures:
             about.update(describe_drift(total, block.squared_change(vectors, self._consensus.anchors)))
         if total.finite_workers:
-            if is_everyone:
+            if is_everyone and self._moves_mean:
                 self._step_outer(vectors, about, inner_lr=total.learning_rate)
             block.spread_(vectors)
         self._inspector.judge(block, total, offenders, step=about["step"], level=about["level"])
@@ -344,12 +354,14 @@ class Synchronizer:
         self._inspector.require_same_call(block, total, kind=about["kind"], step=about["step"])
         self._inspector.judge(block, total, offenders, step=about["step"], level=about["level"], is_averaged=False)
         self.conversation.note(about, total, compressed.tails)
-        about["bytes_by_level"] = compressed.with_payloads(about["bytes_by_level"])
+        fresh = self._fresh_fragments(about)
+        synced = [fragment for fragment in range(compressed.sums.num_fragments) if fragment not in fresh]
+        about["bytes_by_level"] = compressed.sums.with_payloads(about["bytes_by_level"], fragments=synced)
         if self._measure_drift:
             # What arrived does not tell where the workers' changes pointed.
             about.update(describe_drift(total, 0.0) | {"cosine": None})
-        vectors = compressed.mean_(self._consensus.anchors, total, offenders, weights=weights)
-        self._consensus.step_(vectors, inner_lr=total.learning_rate)
+        vectors = compressed.mean_(self._consensus.anchors, total, offenders, weights=weights, except_for=fresh)
+        self._consensus.step_(vectors, inner_lr=total.learning_rate, except_for=fresh)
         block.spread_(vectors)
         compressed.spread_buffers_(total)
         return offenders
@@ -375,6 +387,9 @@ class Synchronizer:
         )
 
     def _step_outer(self, vectors: Sequence[Tensor], about: dict[str, Any], *, inner_lr: float) -> None:
+        self._consensus.step_(vectors, inner_lr=inner_lr, except_for=self._fresh_fragments(about))
+
+    def _fresh_fragments(self, about: dict[str, Any]) -> list[int]:
+        """List the fragments in which nobody has moved since their last sync, where they need not sync again."""
         is_flush = self.late is not None and about["kind"] == "flush"
-        fresh = self.late.fresh_fragments(about["step"]) if self.late is not None and is_flush else []
-        self._consensus.step_(vectors, inner_lr=inner_lr, except_for=fresh)
+        return self.late.fresh_fragments(about["step"]) if self.late is not None and is_flush else []

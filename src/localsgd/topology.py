@@ -6,6 +6,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, final
 
 from localsgd._checks import require, require_at_least
+from localsgd.errors import ArgumentError
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -53,7 +54,9 @@ class Topology:
         Raises:
             ArgumentError: If there is not.
         """
-        require(1 <= level <= self.num_levels, f"level={level} must be in 1..{self.num_levels}.")
+        num_levels = len(self.block_sizes)
+        if not 1 <= level <= num_levels:  # asked at each sync: worded only if it is not so
+            raise ArgumentError(f"level={level} must be in 1..{num_levels}.")
 
     def blocks(self, level: int) -> tuple[tuple[int, ...], ...]:
         """List the blocks of a level.

@@ -7,8 +7,11 @@ import torch
 
 from localsgd.buffers.arithmetic import (
     CHUNK_ELEMENTS,
+    Scan,
+    add_rows_,
     add_scaled_,
     are_finite,
+    fill_rows_,
     is_finite,
     scale_and_check_,
     squared_distance,
@@ -72,3 +75,45 @@ def test_half_precision_is_added_in_the_targets_precision():
     target = torch.full((5,), 1024.0)
     add_scaled_(target, torch.full((5,), 0.5, dtype=torch.float16), 0.25)
     assert target.tolist() == [1024.125] * 5
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_a_scan_does_the_same_each_time_also_after_it_has_found_something(dtype):
+    vector = torch.full((7,), 3.0, dtype=dtype)
+    scan = Scan(vector, 1 / 3)
+    reference = vector.clone()
+    for value, is_whole in [(3.0, True), (math.inf, False), (3.0, True), (math.nan, False), (3.0, True)]:
+        for own in (vector, reference):
+            own.fill_(3.0)[-1] = value
+        assert scan.run_() is is_whole
+        assert scale_and_check_(reference, 1 / 3) is is_whole
+        assert torch.equal(vector.nan_to_num(), reference.nan_to_num())
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_rows_added_together_are_bit_for_bit_those_added_one_by_one(size, dtype):
+    generator = torch.Generator().manual_seed(0)
+    rows = [torch.randn(size, generator=generator).to(dtype) for _ in range(3)]
+    together, one_by_one = torch.ones(size), torch.ones(size)
+    add_rows_(together, rows, [0.1, 1.0, -3.7])
+    for row, scale in zip(rows, [0.1, 1.0, -3.7], strict=True):
+        add_scaled_(one_by_one, row, scale)
+    assert torch.equal(together, one_by_one)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_every_row_is_filled_and_nothing_else(size):
+    whole = torch.zeros(4, size + 5)
+    fill_rows_(whole[1:, :size], torch.arange(size, dtype=torch.float32))
+    assert torch.equal(whole[1:, :size], torch.arange(size, dtype=torch.float32).expand(3, size))
+    assert not whole[0].any()
+    assert not whole[:, size:].any()
+
+
+def test_a_scan_by_zero_is_none_the_worse_for_what_others_have_found():
+    vector = torch.ones(3)
+    scan = Scan(vector, 0.0)
+    assert not scale_and_check_(torch.tensor([math.nan]), 1.0)
+    assert scan.run_()
+    assert not vector.any()

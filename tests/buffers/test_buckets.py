@@ -104,3 +104,10 @@ def test_small_tensors_take_no_more_memory_than_they_have():
         exchange_in_buckets_(tensors, lambda bucket: None, scales=[1, 1], bucket_bytes=1 << 25)
 
     assert peak_bytes(exchange) < 1024
+
+
+def test_the_last_bucket_ends_with_the_last_tensor():
+    sizes = []
+    tensors = [torch.ones(7), torch.ones(4)]
+    exchange_in_buckets_(tensors, lambda bucket: sizes.append(bucket.numel()), scales=[1, 1], bucket_bytes=16)
+    assert sizes == [4, 4, 3]

@@ -34,6 +34,23 @@ def sum_beside():
     return [v.tolist() for v in vectors], between.tolist(), isinstance(twin, OverlappingCommunicator), sent
 
 
+def test_what_another_thread_sends_may_be_counted_apart(processes):
+    for counted, apart, before, after in processes(sum_apart, 4):
+        assert apart == counted > 0
+        assert after == before
+
+
+def sum_apart():
+    world = Processes()
+    nested = Nested([world.split([[0, 1], [2, 3]]), world.split([[0, 2], [1, 3]])])
+    vector, before = torch.ones(1000), nested.wire_bytes
+    nested.all_reduce_(vector)
+    counted, before = nested.wire_bytes - before, nested.wire_bytes
+    twin = NestedTwin(nested.levels, counts=False)
+    twin.nested.all_reduce_(vector)
+    return counted, twin.wire_bytes, before, nested.wire_bytes
+
+
 def test_it_gathers_and_broadcasts_like_the_blocks(processes):
     for found in processes(talk, 4):
         assert found == ([0, 1, 2, 3], 3.0, 6.0, 4)

@@ -108,3 +108,38 @@ def test_bad_arguments_are_refused(kind):
         kind(rounding="up")
     with pytest.raises(ArgumentError, match=r"generator=None must be a torch\.Generator"):
         kind(rounding="stochastic").encode(torch.ones(3))
+
+
+@pytest.mark.parametrize(("kind", "largest"), KINDS)
+def test_halves_are_rounded_alike_on_both_sides_of_zero(kind, largest):
+    vector = torch.arange(-2 * largest, 2 * largest + 1) / 2
+    decoded = kind(vector.numel()).decode(kind(vector.numel()).encode(vector), vector.numel())
+    assert torch.equal(decoded, -decoded.flip(0))
+
+
+@pytest.mark.parametrize(("kind", "largest"), KINDS)
+def test_stochastic_rounding_does_not_lose_what_is_smaller_than_its_smallest_chance(kind, largest):
+    """Of a million values that are 3/4 of 2^-16 scales, 12 should go up; with chances of 2^-16 that are 16, never none."""
+    vector = torch.full((1 << 20,), 0.75 * 2.0**-16)
+    vector[0] = largest
+    compressor = kind(vector.numel(), rounding="stochastic")
+    decoded = compressor.decode(compressor.encode(vector, generator=torch.Generator().manual_seed(0)), vector.numel())
+    assert 4 <= decoded[1:].sum() <= 36  # five standard deviations above 16, and three below
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize(("kind", "largest"), KINDS)
+def test_no_rounding_makes_the_largest_value_larger_than_its_code_can_say(kind, largest, sign):
+    vector = torch.full((1 << 20,), sign * 0.5665945410728455)
+    assert (vector / (vector.abs() / 127)).abs().max() > 127, "in float32 it is a little more than 127 of its scales"
+    compressor = kind(vector.numel(), rounding="stochastic")
+    decoded = compressor.decode(compressor.encode(vector, generator=torch.Generator().manual_seed(0)), vector.numel())
+    torch.testing.assert_close(decoded.abs().max(), vector.abs().max(), rtol=1e-6, atol=0)
+    assert (decoded * sign > 0).all()
+
+
+@pytest.mark.parametrize("kind", [Int8, Int4])
+def test_changes_far_below_one_are_sent_like_all_others(kind):
+    vector, tiny = random_vector(1000), 2.0**-100
+    decoded = kind().decode(kind().encode(vector * tiny), 1000)
+    assert torch.equal(decoded, kind().decode(kind().encode(vector), 1000) * tiny)

@@ -34,6 +34,16 @@ def test_the_largest_values_arrive_exactly_and_the_others_are_zero(kind, fractio
     assert kept.sum() <= order.numel()
 
 
+def test_it_looks_at_all_values_where_only_those_of_the_sample_are_large():
+    vector = torch.randn(LARGE, generator=torch.Generator().manual_seed(0))
+    vector[:: LARGE >> 14] *= 1e6
+    assert torch.equal(there_and_back(0.1, vector), there_and_back(1.0, vector) * is_among_largest(vector, 20_000))
+
+
+def is_among_largest(vector, count):
+    return vector.abs() >= vector.abs().sort(descending=True).values[count - 1]
+
+
 def test_equal_values_do_not_make_it_send_more_or_fewer():
     assert there_and_back(0.01, torch.ones(LARGE)).sum() == 2000
     assert there_and_back(0.25, torch.ones(8)).sum() == 2

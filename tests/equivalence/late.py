@@ -6,10 +6,12 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from localsgd.compression import Compressor
 from tests.equivalence.plain import Batch, OptimizerFactory, loss_of
 
-__all__ = ["Rules", "train_late"]
+__all__ = ["Rules", "Wire", "train_late"]
 
 
 @dataclass(kw_only=True)
@@ -22,8 +24,54 @@ class Rules:
     momentum: float | None = None
     fragments: Sequence[Sequence[str]] | None = None
     finish: bool = True
+    wire: "Wire | None" = None
     displacements: dict[str, Tensor] = field(default_factory=dict)
     anchors: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Wire:
+    """Payloads between K workers, each of which owns a share of every fragment."""
+
+    def __init__(self, compressor: Compressor) -> None:
+        self.compressor, self.owed = compressor, {}
+
+    def means(self, snapshots: dict[str, list[Tensor]], anchors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The mean of each tensor of a fragment: where everybody began, plus what the payloads tell."""
+        names = tuple(name for name in snapshots if name in anchors)
+        meant = [_flat([snapshots[name][k] - anchors[name] for name in names]) for k in range(len(snapshots[names[0]]))]
+        meant = [change / len(meant) for change in meant]
+        zeros = torch.zeros_like(meant[0])
+        owed, owed_in_sum = self.owed.setdefault(names, ([zeros.clone() for _ in meant], zeros.clone()))
+        told = zeros.clone()
+        for owner, share in enumerate(torch.arange(len(zeros)).tensor_split(len(meant))):
+            total = torch.zeros_like(zeros[share])
+            for worker, change in enumerate(meant):
+                part = change[share] + owed[worker][share]
+                total += part if worker == owner else self._through(part)
+                if self.compressor.keeps_residual and worker != owner:
+                    owed[worker][share] = part - self._through(part)
+            total += owed_in_sum[share]
+            told[share] = self._through(total)
+            if self.compressor.keeps_residual:
+                owed_in_sum[share] = total - told[share]
+        found, begin = {}, 0
+        for name in names:
+            size = anchors[name].numel()
+            found[name] = anchors[name] + told[begin : begin + size].view_as(anchors[name])
+            begin += _padded(size)
+        return found
+
+    def _through(self, part: Tensor) -> Tensor:
+        return self.compressor.decode(self.compressor.encode(part), part.numel()).to(part.dtype)
+
+
+def _flat(tensors: Sequence[Tensor]) -> Tensor:
+    """Tensors one after the other; each begins at a multiple of 64 bytes."""
+    return torch.cat([F.pad(t.flatten(), (0, _padded(t.numel()) - t.numel())) for t in tensors])
+
+
+def _padded(size: int) -> int:
+    return -(-size // 8) * 8  # of 8 bytes each
 
 
 def train_late(
@@ -67,8 +115,9 @@ def train_late(
 
 @torch.no_grad()
 def _land(tensors: Sequence[dict[str, Tensor]], snapshots: dict[str, list[Tensor]], rules: Rules) -> None:
+    means = _means(snapshots, rules)
     for name, olds in snapshots.items():
-        new = _consensus(name, olds, rules)
+        new = _consensus(name, means[name], rules)
         for own, old in zip(tensors, olds, strict=True):
             if rules.mixing is not None:
                 own[name].copy_(rules.mixing * own[name] + (1 - rules.mixing) * new)
@@ -82,15 +131,22 @@ def _land(tensors: Sequence[dict[str, Tensor]], snapshots: dict[str, list[Tensor
 
 @torch.no_grad()
 def _replace(tensors: Sequence[dict[str, Tensor]], snapshots: dict[str, list[Tensor]], rules: Rules) -> None:
-    for name, olds in snapshots.items():
-        new = _consensus(name, olds, rules)
+    for name, mean in _means(snapshots, rules).items():
+        new = _consensus(name, mean, rules)
         for own in tensors:
             own[name].copy_(new)
 
 
-def _consensus(name: str, olds: Sequence[Tensor], rules: Rules) -> Tensor:
-    mean = torch.stack(list(olds)).mean(0)
-    if rules.momentum is None or name not in rules.anchors:
+def _means(snapshots: dict[str, list[Tensor]], rules: Rules) -> dict[str, Tensor]:
+    means = {name: torch.stack(list(olds)).mean(0) for name, olds in snapshots.items()}
+    return means if rules.wire is None else means | rules.wire.means(snapshots, rules.anchors)
+
+
+def _consensus(name: str, mean: Tensor, rules: Rules) -> Tensor:
+    if name not in rules.anchors:
+        return mean
+    if rules.momentum is None:
+        rules.anchors[name] = mean
         return mean
     displacement = rules.displacements[name]
     displacement.mul_(rules.momentum).add_(rules.anchors[name] - mean)

@@ -446,6 +446,23 @@ def test_a_run_goes_on_with_another_number_of_processes(processes):
     assert all(torch.equal(own[0], wanted[0]) for own, wanted in zip(found, expected[2:], strict=True))
 
 
+def test_a_state_from_before_each_fragment_counted_its_sums_is_read():
+    options = {"compression": ErrorFeedback(Int4(16, rounding="stochastic"))}
+    unbroken, one = build(2, **options)
+    expected = travel(unbroken, one, range(5))
+    models, local = build(2, **options)
+    travel(models, local, range(3))
+    state = local.state_dict()
+    assert state["num_sums"] == [3]
+    resumed, other = build(2, **options)
+    with torch.no_grad():
+        for model, before in zip(resumed, models, strict=True):
+            model.weight.copy_(before.weight)
+    other.load_state_dict(copy.deepcopy(state) | {"num_sums": 3})
+    found = travel(resumed, other, range(3, 5))
+    assert all(torch.equal(own[0], wanted[0]) for own, wanted in zip(found, expected[3:], strict=True))
+
+
 def test_training_with_compression_goes_on_after_finish():
     data = batches(7, 2)
     models, local, log = train_rows(convolutional(), OPTIMIZERS[0], data, Every(3), compression=Int8())

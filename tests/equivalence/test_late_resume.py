@@ -16,6 +16,7 @@ from localsgd import (
     Topology,
     replicate,
 )
+from localsgd.compression import ErrorFeedback, Int4, Int8, Sign
 from tests.equivalence.plain import OPTIMIZERS, batches, convolutional, loss_of, perceptron
 
 OPTIONS = [
@@ -23,6 +24,9 @@ OPTIONS = [
     {"overlap_steps": 3, "overlap_mixing": 0.5, "measure_drift": True},
     {"overlap_steps": 3, "fragments": 4, "outer": BlockMomentum(0.5)},
     {"fragments": 2},
+    {"overlap_steps": 3, "fragments": 4, "compression": ErrorFeedback(Sign(16)), "outer": BlockMomentum(0.5)},
+    {"overlap_steps": 3, "overlap_mixing": 0.5, "compression": ErrorFeedback(Int4(16, rounding="stochastic"))},
+    {"fragments": 2, "compression": ErrorFeedback(Int8(16))},
 ]
 
 
@@ -101,27 +105,54 @@ def test_saving_lands_nothing():
         assert all(torch.equal(tensor, own[name]) for name, tensor in model.state_dict().items())
 
 
-def test_processes_resume_in_flight_bit_for_bit(processes):
-    for unbroken, resumed, loaded_over in processes(_break_and_resume, 2):
+@pytest.mark.parametrize(
+    ("options", "num_rows"), [(OPTIONS[2], 2), (OPTIONS[4], 2), (OPTIONS[4], 1), (OPTIONS[5], 1)], ids=str
+)
+def test_processes_resume_in_flight_bit_for_bit(options, num_rows, processes):
+    for unbroken, resumed, loaded_over in processes(_break_and_resume, 2, options, num_rows):
         assert unbroken == resumed
         assert unbroken == loaded_over, "what was under way was given up"
 
 
-def _break_and_resume():
-    data, rank = batches(9, 4), torch.distributed.get_rank()
-    unbroken, first, second, third = (build(2, OPTIONS[2]) for _ in range(4))
-    train(*unbroken, data, first_worker=2 * rank)
-    train(*first, data[:5], first_worker=2 * rank)
+def _break_and_resume(options, num_rows):
+    data, first_worker = batches(9, 2 * num_rows), num_rows * torch.distributed.get_rank()
+    unbroken, first, second, third = (build(num_rows, options) for _ in range(4))
+    train(*unbroken, data, first_worker=first_worker)
+    train(*first, data[:5], first_worker=first_worker)
     saved = save(*first)
-    train(*third, data[:7], first_worker=2 * rank)
+    train(*third, data[:7], first_worker=first_worker)
     for parts in (second, third):
         load(parts, copy.deepcopy(saved))  # optimizers go on with the tensors that they load
-        train(*parts, data[5:], first_worker=2 * rank)
+        train(*parts, data[5:], first_worker=first_worker)
     found = []
     for models, _, local in (unbroken, second, third):
         local.finish()
         found.append([{n: t.tolist() for n, t in m.state_dict().items()} for m in models])
     return found
+
+
+def _save_in_flight(options):
+    data, rank = batches(9, 2), torch.distributed.get_rank()
+    parts = build(1, options)
+    train(*parts, data[:5], first_worker=rank)
+    return save(*parts)
+
+
+@pytest.mark.parametrize("options", [OPTIONS[4], OPTIONS[6]], ids=str)
+def test_what_processes_had_under_way_lands_in_the_rows_of_one(options, processes):
+    saved = processes(_save_in_flight, 2, options)
+    by_worker = {
+        name: saved[0][2][name] | saved[1][2][name] for name in ("residuals", "snapshots") if name in saved[0][2]
+    }
+    unbroken, resumed = build(2, options), build(2, options)
+    load(resumed, [saved[0][0] + saved[1][0], saved[0][1] + saved[1][1], saved[0][2] | by_worker])
+    data = batches(9, 2)
+    train(*unbroken, data)
+    train(*resumed, data[5:])
+    for parts in (unbroken, resumed):
+        parts[2].finish()
+    for mine, other in zip(resumed[0], unbroken[0], strict=True):
+        assert all(torch.equal(tensor, mine.state_dict()[name]) for name, tensor in other.state_dict().items())
 
 
 def test_a_state_of_other_options_or_without_a_snapshot_is_refused():

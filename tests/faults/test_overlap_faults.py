@@ -1,8 +1,11 @@
 """What goes wrong while a sync is under way is told when it lands, on every process; nobody hangs, and nothing leaks."""
 
+import copy
 import gc
 import math
 import os
+import re
+import threading
 import time
 import weakref
 from datetime import timedelta
@@ -23,8 +26,12 @@ from localsgd import (
     Topology,
     replicate,
 )
+from localsgd.compression import ErrorFeedback, Sign, TopK
 from tests.equivalence.plain import OPTIMIZERS, batches, convolutional, loss_of, perceptron
 from tests.process_pool import warm_context
+
+SIGNS = ErrorFeedback(Sign(16))
+LATE_SIGNS = {"fragments": 2, "compression": SIGNS}
 
 
 def build(num_rows, schedule=None, make_model=perceptron, **options):
@@ -47,7 +54,17 @@ def poison(model):
         model[-1].weight[1, 2] = math.nan
 
 
-@pytest.mark.parametrize("options", [{}, {"overlap_mixing": 0.5}, {"fragments": 2}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"overlap_mixing": 0.5},
+        {"fragments": 2},
+        {"compression": SIGNS},
+        {"fragments": 2, "overlap_mixing": 0.5, "compression": SIGNS},
+    ],
+    ids=str,
+)
 def test_a_worker_that_was_not_finite_is_named_and_nothing_lands(options):
     parts = build(3, overlap_steps=2, **options)
     step_all(parts, batches(3, 3))
@@ -63,8 +80,10 @@ def test_a_worker_that_was_not_finite_is_named_and_nothing_lands(options):
     assert parts[2].totals.rounds == (1 if options.get("fragments") else 0), "only what was finite has landed"
 
 
-def test_an_excluded_worker_takes_over_the_mean_and_begins_anew():
-    parts = build(3, overlap_steps=2, non_finite="exclude", make_model=convolutional)
+@pytest.mark.parametrize("compression", [None, TopK(1.0)], ids=repr)
+def test_an_excluded_worker_takes_over_the_mean_and_begins_anew(compression):
+    options = {"non_finite": "exclude", "make_model": convolutional, "compression": compression}
+    parts = build(3, overlap_steps=2, **options)
     models, optimizers, local = parts
     step_all(parts, batches(3, 3))
     poison(models[2])
@@ -83,6 +102,32 @@ def test_an_excluded_worker_takes_over_the_mean_and_begins_anew():
     for model, own, snapshot in zip(models[:2], before, snapshots[:2], strict=True):
         for parameter, was, old, mean in zip(model.parameters(), own, snapshot, means, strict=True):
             torch.testing.assert_close(parameter.detach(), was + mean - old)
+
+
+def exclude(num_rows, world_size, compression):
+    first_worker = num_rows * (dist.get_rank() if world_size > 1 else 0)
+    options = {"non_finite": "exclude", "compression": compression, "make_model": convolutional}
+    parts = build(num_rows, overlap_steps=2, **options)
+    for step, row in enumerate(batches(13, 3), start=1):
+        step_all(parts, [row], first_worker=first_worker)
+        if step in (3, 7) and first_worker <= 1 < first_worker + num_rows:
+            poison(parts[0][1 - first_worker])
+    parts[2].finish()
+    states = [{name: tensor.clone() for name, tensor in model.state_dict().items()} for model in parts[0]]
+    return states, [report.finite_workers for report in parts[2].recent_syncs]
+
+
+def test_an_excluded_worker_adds_nothing_to_what_travels_as_payloads(processes):
+    plain, counts = exclude(3, 1, None)
+    assert counts == [2, 2, 3, 3]
+    apart = processes(exclude, 3, 1, 3, TopK(1.0))
+    for states, own_counts in [exclude(3, 1, TopK(1.0)), ([state for own, _ in apart for state in own], apart[0][1])]:
+        assert own_counts == counts
+        for own, wanted in zip(states, plain, strict=True):
+            for name, tensor in wanted.items():
+                torch.testing.assert_close(
+                    own[name], tensor, rtol=0, atol=2e-5, msg=lambda text, n=name: f"{n}: {text}"
+                )
 
 
 def test_a_parameter_that_was_moved_before_the_start_is_named():
@@ -110,8 +155,42 @@ def test_blocks_stay_alike_while_a_sync_of_everyone_is_under_way():
     assert local.totals.rounds == 9, "8 rounds of gradients inside the blocks, and one sync of everyone has landed"
 
 
-def test_what_is_under_way_keeps_nothing_alive():
-    parts = build(2, overlap_steps=3)
+def refuse(num_rows, world_size):
+    first_worker = num_rows * (dist.get_rank() if world_size > 1 else 0)
+    parts = build(num_rows, overlap_steps=2, fragments=2, compression=SIGNS)
+    step_all(parts, batches(6, 2), first_worker=first_worker)
+    residuals = copy.deepcopy(parts[2].state_dict()["residuals"])
+    if first_worker + num_rows == 2:
+        poison(parts[0][-1])
+    step_all(parts, batches(2, 2), first_worker=first_worker)
+    own = [[p.detach().clone() for p in model.parameters()] for model in parts[0]]
+    try:
+        parts[2].stepper.land(due_only=False)
+    except NonFiniteError as error:
+        message = str(error)
+    kept = parts[2].state_dict()["residuals"]
+    fragment = slice(len(kept[first_worker]) // 2, None)  # the first one was sent before anything was wrong
+    pairs = [(now, was) for worker in kept for now, was in zip(kept[worker], residuals[worker], strict=True)][fragment]
+    same = [torch.equal(now[name], was[name]) for now, was in pairs for name in was]
+    rows = [list(model.parameters()) for model in parts[0]]
+    pairs_of_rows = [pair for mine, was in zip(rows, own, strict=True) for pair in zip(mine, was, strict=True)]
+    are_alike = [torch.equal(now, was) or bool(was.isnan().any()) for now, was in pairs_of_rows]
+    owed = sum(float(was["residual"].abs().sum()) for _, was in pairs)
+    return message, owed > 0, all(same), all(are_alike)
+
+
+def test_a_refused_sync_leaves_rows_and_what_is_owed(processes):
+    for message, owed, is_owed_alike, rows_are_alike in [refuse(2, 1), *processes(refuse, 2, 1, 2)]:
+        assert message.startswith("worker 1 of 2: ")
+        assert "nothing was averaged" in message
+        assert owed
+        assert is_owed_alike
+        assert rows_are_alike
+
+
+@pytest.mark.parametrize("compression", [None, SIGNS], ids=repr)
+def test_what_is_under_way_keeps_nothing_alive(compression):
+    parts = build(2, overlap_steps=3, compression=compression)
     step_all(parts, batches(5, 2))
     gone = weakref.ref(parts[2])
     late = weakref.ref(parts[2]._synchronizer.late)
@@ -121,8 +200,27 @@ def test_what_is_under_way_keeps_nothing_alive():
     assert late() is None
 
 
-def test_processes_that_meant_different_syncs_are_told_so(processes):
-    for message in processes(disagree, 2):
+def test_a_courier_keeps_nobody_alive_and_goes_with_the_last_of_them(processes):
+    assert processes(vanish, 2) == [(True, True, True)] * 2
+
+
+def vanish():
+    before = set(threading.enumerate())
+    parts = build(1, overlap_steps=3, compression=SIGNS)
+    step_all(parts, batches(5, 2), first_worker=dist.get_rank())
+    parts[2].state_dict()  # waits for the exchange
+    threads = [t for t in threading.enumerate() if t.name == "localsgd-courier" and t not in before]
+    gone = weakref.ref(parts[2]), weakref.ref(parts[2]._synchronizer.late)
+    del parts
+    gc.collect()
+    for thread in threads:
+        thread.join(10)
+    return len(threads) == 1, not any(thread.is_alive() for thread in threads), [one() for one in gone] == [None, None]
+
+
+@pytest.mark.parametrize("compression", [None, SIGNS], ids=repr)
+def test_processes_that_meant_different_syncs_are_told_so(compression, processes):
+    for message in processes(disagree, 2, compression):
         assert "processes met in one exchange with different intentions" in message
         assert "process 0: parameters at step 4; process 1: parameters at step 5" in message
 
@@ -140,9 +238,9 @@ def construct_alike():
     return "nothing"
 
 
-def disagree():
+def disagree(compression):
     rank = dist.get_rank()
-    parts = build(1, overlap_steps=3)
+    parts = build(1, overlap_steps=3, compression=compression)
     if rank == 1:
         parts[2].stepper.clock.load({"steps": 1, "last_syncs": [1], "next_syncs": [5]})
     try:
@@ -152,11 +250,25 @@ def disagree():
     return "nothing"
 
 
-@pytest.mark.parametrize("how", ["dies", "stops_calling"])
-def test_a_process_that_is_lost_in_flight_is_noticed_at_the_landing(how, tmp_path):
+@pytest.mark.parametrize(
+    ("how", "options", "begin"),
+    [
+        ("dies", {}, "round 2, which began after step 8 and was to land after step 11"),
+        ("stops_calling", {}, "round 2, which began after step 8 and was to land after step 11"),
+        ("dies", {"compression": SIGNS}, "round 2, which began after step 8 and was to land after step 11"),
+        # It may be gone before the others have heard all about the fragment before.
+        (
+            "dies",
+            LATE_SIGNS,
+            r"round [34], fragment [01], which began after step [68] and was to land after step (9|11)",
+        ),
+        ("stops_calling", LATE_SIGNS, "round 4, fragment 1, which began after step 8 and was to land after step 11"),
+    ],
+)
+def test_a_process_that_is_lost_in_flight_is_noticed_at_the_landing(how, options, begin, tmp_path):
     context = warm_context()
     results = context.Queue()
-    arguments = [(rank, how, str(tmp_path / "rendezvous"), results) for rank in range(2)]
+    arguments = [(rank, how, options, str(tmp_path / "rendezvous"), results) for rank in range(2)]
     processes = [context.Process(target=_train, args=own, daemon=True) for own in arguments]
     for process in processes:
         process.start()
@@ -169,18 +281,17 @@ def test_a_process_that_is_lost_in_flight_is_noticed_at_the_landing(how, tmp_pat
             process.kill()
             process.join()
     assert kind == "SyncError", message
-    begin = "sync at level 1 in round 2, which began after step 8 and was to land after step 11, failed: "
-    assert message.startswith(begin)
+    assert re.match(f"sync at level 1 in {begin}, failed: ", message)
     assert "start again from the last checkpoint" in message
 
 
-def _train(rank, how, rendezvous, results):
+def _train(rank, how, options, rendezvous, results):
     torch.set_num_threads(1)
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     dist.init_process_group(
         "gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2, timeout=timedelta(seconds=10)
     )
-    parts = build(1, overlap_steps=3)
+    parts = build(1, overlap_steps=3, **options)
     try:
         for step, row in enumerate(batches(12, 2), start=1):
             if rank == 1 and step == 8:
@@ -192,9 +303,10 @@ def _train(rank, how, rendezvous, results):
         results.put((type(error).__name__, repr(error)))
 
 
-def test_processes_that_end_with_a_sync_under_way_end_well(tmp_path):
+@pytest.mark.parametrize("compression", [None, SIGNS], ids=repr)
+def test_processes_that_end_with_a_sync_under_way_end_well(compression, tmp_path):
     context = warm_context()
-    arguments = [(rank, str(tmp_path / "rendezvous")) for rank in range(2)]
+    arguments = [(rank, compression, str(tmp_path / "rendezvous")) for rank in range(2)]
     processes = [context.Process(target=_leave_early, args=own, daemon=True) for own in arguments]
     for process in processes:
         process.start()
@@ -208,8 +320,8 @@ def test_processes_that_end_with_a_sync_under_way_end_well(tmp_path):
             process.join()
 
 
-def _leave_early(rank, rendezvous):
+def _leave_early(rank, compression, rendezvous):
     torch.set_num_threads(1)
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2)
-    step_all(build(1, overlap_steps=3), batches(5, 1))
+    step_all(build(1, overlap_steps=3, compression=compression), batches(5, 1))

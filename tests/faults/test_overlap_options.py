@@ -75,8 +75,8 @@ def test_the_round_of_everyone_counts_where_there_are_levels():
         ({"fragments": 3}, "fragments=3 must be <= 2, the number of tensors"),
         ({"overlap_mixing": 0.5}, "overlap_mixing=0.5 needs overlap_steps >= 1"),
         ({"overlap_steps": 1, "overlap_mixing": 1.0}, r"overlap_mixing=1.0 must be in \[0, 1\)"),
-        ({"overlap_steps": 1, "compression": Int8()}, r"overlap_steps=1 cannot be combined with compression=Int8"),
-        ({"fragments": 2, "compression": Int8()}, r"fragments=2 cannot be combined with compression=Int8"),
+        ({"overlap_steps": 1, "compression": "int8"}, "compression='int8' must be a compressor"),
+        ({"overlap_steps": 1, "compression": [Int8(), None]}, r"has 2 entries for 1 level\(s\)"),
         ({"overlap_steps": 1, "optimizer_state": "average"}, "cannot be combined with optimizer_state='average'"),
         ({"fragments": 2, "optimizer_state": "reset"}, "fragments=2 cannot be combined with optimizer_state='reset'"),
         ({"fragments": 2, "non_finite": "exclude"}, "cannot be combined with non_finite='exclude'.*spoils"),
@@ -99,6 +99,31 @@ def test_a_schedule_that_looks_at_the_loss_of_a_sync_is_refused():
     with pytest.raises(ArgumentError, match=r"overlap_steps=2 cannot be combined with .*it decides by the loss"):
         build(Sequence([(8, Every(4)), (None, Decreasing(8))]), overlap_steps=2)
     assert build(Decreasing(8), fragments=2).next_sync == 4
+
+
+@pytest.mark.parametrize("options", [{"overlap_steps": 1}, {"fragments": 2}, {"overlap_steps": 3, "fragments": 2}])
+def test_compression_goes_with_all_of_it_level_by_level(options):
+    assert build(compression=Int8(), **options).next_sync is not None
+    levels = {"topology": Topology((2, 2)), "compression": [None, Int8()]}
+    assert build(Hierarchical([2, 3]), **levels, **options).next_sync is not None
+    with pytest.raises(ArgumentError, match=r"level 1 has Int8\(.*only the last level can have a compressor"):
+        build(Hierarchical([2, 3]), **levels | {"compression": [Int8(), None]}, **options)
+
+
+class OnlySumsLate(OnlySums):
+    """A communicator that overlaps sums, and cannot carry payloads."""
+
+    def twin(self):
+        return self
+
+    def start_all_reduce_(self, vector):
+        return lambda: None
+
+
+def test_a_communicator_without_payloads_is_refused():
+    assert build(num_rows=1, communicator=OnlySumsLate(), overlap_steps=1).next_sync == 4
+    with pytest.raises(ArgumentError, match="cannot carry payloads; use Processes"):
+        build(num_rows=1, communicator=OnlySumsLate(), overlap_steps=1, compression=Int8())
 
 
 def test_a_communicator_without_a_twin_is_refused():

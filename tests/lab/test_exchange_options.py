@@ -11,6 +11,7 @@ from tests.lab.small_runs import Watcher, config, run, saved_state, untimed_reco
 
 LATE = ["algorithm=post-local", "period=4", "overlap_steps=2"]
 BOTH = [*LATE, "fragments=2"]
+SMALL = [*BOTH, "compression.name=int4", "compression.error_feedback=true"]
 
 
 @pytest.mark.parametrize(
@@ -75,6 +76,14 @@ def test_every_fragment_of_every_round_is_in_the_record(tmp_path):
     assert {sync["overlapped_steps"] for sync in syncs[:4]} == {2}
 
 
+def test_a_compressed_model_crosses_in_fragments_while_workers_step():
+    asked = ["algorithm=local", "period=4", "overlap_steps=2", "fragments=2"]
+    plain, small = run(*asked), run(*asked, "compression.name=int4", "compression.error_feedback=true")
+    assert small["rounds"] == plain["rounds"]
+    assert small["test_accuracy"] > 0.2
+    assert small["bytes_sent_per_worker"] / plain["bytes_sent_per_worker"] == pytest.approx(1 / 7, rel=0.2)
+
+
 def test_a_whole_model_crosses_once_a_round_however_it_is_cut():
     plain = run("algorithm=local", "period=4")
     cut = run("algorithm=local", "period=4", "fragments=2")
@@ -83,7 +92,9 @@ def test_a_whole_model_crosses_once_a_round_however_it_is_cut():
     assert cut["bytes_sent_per_worker"] * 3 == pytest.approx(plain["bytes_sent_per_worker"] * 4, rel=0.01)
 
 
-@pytest.mark.parametrize("assignments", [LATE, BOTH, [*BOTH, "overlap_mixing=0.5"]], ids=["late", "both", "mixed"])
+@pytest.mark.parametrize(
+    "assignments", [LATE, BOTH, [*BOTH, "overlap_mixing=0.5"], SMALL], ids=["late", "both", "mixed", "small"]
+)
 @pytest.mark.parametrize("stop_after", [9, 10, 11])
 def test_a_run_that_stops_with_a_sync_under_way_goes_on_bit_for_bit(assignments, stop_after, tmp_path):
     unbroken = untimed_summary(run(*assignments, "switch_at=0.2"))
@@ -92,27 +103,27 @@ def test_a_run_that_stops_with_a_sync_under_way_goes_on_bit_for_bit(assignments,
     assert untimed_summary(run(*assignments, "switch_at=0.2", out=tmp_path, resume=True)) == unbroken
 
 
-def stop(folder):
+def stop(folder, assignments):
     with pytest.raises(Interrupted) as caught:
-        run(*BOTH, "switch_at=0.2", out=folder, watcher=Watcher(stop_after=9), communicator=Processes())
+        run(*assignments, "switch_at=0.2", out=folder, watcher=Watcher(stop_after=9), communicator=Processes())
     return caught.value.step
 
 
-def resume(folder):
-    return run(*BOTH, "switch_at=0.2", out=folder, resume=True, communicator=Processes())
+def resume(folder, assignments):
+    return run(*assignments, "switch_at=0.2", out=folder, resume=True, communicator=Processes())
 
 
-@pytest.mark.parametrize("num_processes", [2, 1])
-def test_four_processes_with_a_sync_under_way_go_on_as_fewer(num_processes, tmp_path, processes):
-    unbroken = run(*BOTH, "switch_at=0.2")
-    (step,) = set(processes(stop, 4, tmp_path))
+@pytest.mark.parametrize(("num_processes", "assignments"), [(2, BOTH), (1, BOTH), (2, SMALL), (4, SMALL)])
+def test_four_processes_with_a_sync_under_way_go_on_as_many_or_fewer(num_processes, assignments, tmp_path, processes):
+    unbroken = run(*assignments, "switch_at=0.2")
+    (step,) = set(processes(stop, 4, tmp_path, assignments))
     files = saved_state(tmp_path, step)
     assert files["run.pt"]["local"]["snapshots"] == {}
     alone = num_processes == 1
     resumed = (
-        [run(*BOTH, "switch_at=0.2", out=tmp_path, resume=True)]
+        [run(*assignments, "switch_at=0.2", out=tmp_path, resume=True)]
         if alone
-        else processes(resume, num_processes, tmp_path)
+        else processes(resume, num_processes, tmp_path, assignments)
     )
     for summary in resumed:
         assert summary["test_loss"] == pytest.approx(unbroken["test_loss"], rel=1e-3)

@@ -1,14 +1,19 @@
 """Arithmetic on long vectors that passes over memory once and never doubles it."""
 
+import math
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from typing import final
 
 import torch
 from torch import Tensor
 
 __all__ = [
+    "Scan",
+    "add_rows_",
     "add_scaled_",
     "are_finite",
+    "fill_rows_",
     "is_finite",
     "scale_and_check_",
     "scale_and_flag_",
@@ -18,6 +23,38 @@ __all__ = [
 
 CHUNK_ELEMENTS = 1 << 18
 """Elements handled at a time on a CPU: a megabyte of float32 stays in the second-level cache between two passes."""
+
+
+@final
+class Scan:
+    """Does what `scale_and_check_` does to one vector, sync after sync: what the kernel takes is made once."""
+
+    def __init__(self, vector: Tensor, scale: float) -> None:
+        """Prepare.
+
+        Args:
+            vector: Shape (n,), floating.
+            scale: The factor; 1 leaves every bit as it is.
+        """
+        is_fused = _is_fused(vector)
+        self._vectors = [vector]
+        self._factor = _scalars(scale if is_fused else 1.0, vector.device)
+        self._scale_after = 1.0 if is_fused else scale
+        self._found = torch.zeros((), dtype=torch.float32, device=vector.device)
+
+    def run_(self) -> bool:
+        """Multiply the vector in place and say whether all of it is finite.
+
+        Returns:
+            Whether no element is infinite or NaN.
+        """
+        torch._amp_foreach_non_finite_check_and_unscale_(self._vectors, self._found, self._factor)  # as below
+        if self._scale_after != 1:
+            self._vectors[0].mul_(self._scale_after)
+        if not self._found.item():
+            return True
+        self._found.zero_()  # only now: before each scan it would be one operation more
+        return False
 
 
 def scale_and_check_(vector: Tensor, scale: float) -> bool:
@@ -33,7 +70,7 @@ def scale_and_check_(vector: Tensor, scale: float) -> bool:
     Cost:
         One pass over memory in one kernel, that of `torch.amp.GradScaler`. Waits for the device once.
     """
-    found = _scalars(0.0, vector.device)
+    found = _flag(vector.device)
     found.zero_()
     scale_and_flag_(vector, scale, found=found)
     return not bool(found)
@@ -51,8 +88,7 @@ def scale_and_flag_(vector: Tensor, scale: float | Tensor, *, found: Tensor) -> 
     Cost:
         As for `scale_and_check_`, but does not wait for the device.
     """
-    # The kernel takes its factor in float32, which is too coarse for a float64 vector.
-    is_fused = vector.dtype != torch.float64
+    is_fused = _is_fused(vector)
     if isinstance(scale, Tensor):
         factor = scale.float() if is_fused else _scalars(1.0, vector.device)
     else:
@@ -70,8 +106,12 @@ def is_finite(vector: Tensor) -> bool:
 
     Returns:
         Whether no element is infinite or NaN.
+
+    Cost:
+        One pass over memory, which is only read, since infinities and NaNs never leave a sum; a second one if there are any,
+        or the sum overflows. Waits for the device once.
     """
-    return scale_and_check_(vector, 1)
+    return math.isfinite(vector.sum(dtype=_wide(vector)).item()) or scale_and_check_(vector, 1)
 
 
 def are_finite(vectors: Sequence[Tensor]) -> bool:
@@ -104,6 +144,37 @@ def add_scaled_(target: Tensor, source: Tensor, scale: float) -> None:
     """
     for mine, other in zip(_chunks(target), _chunks(source), strict=True):
         mine.add_(other.to(mine.dtype), alpha=scale)
+
+
+def add_rows_(target: Tensor, sources: Sequence[Tensor], scales: Sequence[float]) -> None:
+    """Add multiples of several vectors to another, in place, in their order.
+
+    Args:
+        target: Shape (n,). Overwritten.
+        sources: Each of shape (n,), of the same or a narrower dtype.
+        scales: The factor of each.
+
+    Cost:
+        One pass over memory; on a CPU what is added to stays in the cache until all have been.
+    """
+    for region in _regions(target):
+        mine = target[region]
+        for source, scale in zip(sources, scales, strict=True):
+            mine.add_(source[region].to(mine.dtype), alpha=scale)
+
+
+def fill_rows_(rows: Tensor, vector: Tensor) -> None:
+    """Copy a vector into every row.
+
+    Args:
+        rows: Shape (V, n), any dtype. Overwritten.
+        vector: Shape (n,).
+
+    Cost:
+        One pass over the rows.
+    """
+    for region in _regions(vector):
+        rows[:, region].copy_(vector[region])
 
 
 def squared_norm(vector: Tensor) -> float:
@@ -141,8 +212,26 @@ def _scalars(value: float, device: torch.device) -> Tensor:
     return torch.full((), value, dtype=torch.float32, device=device)
 
 
+@lru_cache(maxsize=64)
+def _flag(device: torch.device) -> Tensor:
+    """Keep the flag that a scan raises; none of the scalars, which are read long after and must stay what they are."""
+    return torch.zeros((), dtype=torch.float32, device=device)
+
+
+def _is_fused(vector: Tensor) -> bool:
+    """The kernel takes its factor in float32, which is too coarse for a float64 vector."""
+    return vector.dtype != torch.float64
+
+
 def _wide(vector: Tensor) -> torch.dtype:
     return torch.promote_types(vector.dtype, torch.float32)
+
+
+def _regions(vector: Tensor) -> list[slice]:
+    """Cut as `_chunks` does, but leave no short piece at the end, which would take as many operations as a long one."""
+    size = CHUNK_ELEMENTS if vector.device.type == "cpu" else 1 << 28
+    ends = [*range(size, vector.numel() - size // 2, size), vector.numel()]
+    return [slice(begin, end) for begin, end in zip([0, *ends], ends, strict=False)]
 
 
 def _chunks(vector: Tensor) -> Iterator[Tensor]:

@@ -23,8 +23,10 @@ __all__ = ["FlatGroup", "FlatRows", "RowGroup", "describe_broken"]
 class _Watch:
     """What is compared to see whether tensors are where they were, as lists: one by one would slow every sync."""
 
-    places: list[tuple[dict[str, Any], str]]
-    """Every place in which a parameter hangs."""
+    owners: list[dict[str, Any]]
+    """Every dictionary in which a parameter hangs, once for each that does."""
+    names: list[str]
+    """The names under which they hang there."""
     expected: list[Tensor]
     """What was found there at construction."""
     tensors: list[Tensor]
@@ -36,15 +38,15 @@ class _Watch:
     def over(adopted: "Sequence[tuple[Home, Entry, int]]") -> "_Watch":
         places = [(home, place) for home, _, _ in adopted for place in home.places]
         return _Watch(
-            places=[place for _, place in places],
+            owners=[owner for _, (owner, _) in places],
+            names=[name for _, (_, name) in places],
             expected=[home.tensor for home, _ in places],
             tensors=[home.tensor for home, _, _ in adopted],
             addresses=[address for _, _, address in adopted],
         )
 
     def is_intact(self) -> bool:
-        present = [owner.get(attribute) for owner, attribute in self.places]
-        is_same = all(map(operator.is_, present, self.expected))
+        is_same = all(map(operator.is_, map(dict.get, self.owners, self.names), self.expected))
         return is_same and list(map(Tensor.data_ptr, self.tensors)) == self.addresses
 
 
@@ -100,6 +102,17 @@ class FlatGroup:
         """
         return [*self.parameters(row), *(home.present for home, _, _ in self._buffers[row])]
 
+    def adopted(self, row: int) -> list[tuple[Home, Entry, int]]:
+        """List where the tensors of a row hang, their entries, and where their views begin.
+
+        Args:
+            row: Number of the row.
+
+        Returns:
+            Parameters, then buffers, as they were at construction.
+        """
+        return [*self._parameters[row], *self._buffers[row]]
+
     def find_broken(self, row: int) -> str | None:
         """Look for a parameter of a row that was replaced or moved: the optimizer, or the model, holds another one now.
 
@@ -108,10 +121,6 @@ class FlatGroup:
 
         Returns:
             The name of the first one; ``None`` if all are where they were.
-
-        Cost:
-            A look-up and an address for each parameter, in lists; nothing is looked at one by one before something is known
-            to be wrong, so that a sync of many small tensors is not slowed by it.
         """
         if self._watches[row].is_intact():
             return None
@@ -209,6 +218,9 @@ class FlatRows:
         self._frozen = [[(n, p) for n, p in model.named_parameters() if not p.requires_grad] for model in models]
         self.flat_groups = tuple(FlatGroup(layout, models) for layout in layouts[0])
         self.groups: tuple[RowGroup, ...] = (*self.flat_groups, *self.shards)
+        self._watches = [
+            _Watch.over([own for group in self.flat_groups for own in group.adopted(row)]) for row in range(len(models))
+        ]
 
     def find_broken(self, row: int) -> str | None:
         """Look for a tensor of a row that no longer looks into it, and take back buffers that were bound anew.
@@ -218,17 +230,22 @@ class FlatRows:
 
         Returns:
             The name of the first one; ``None`` if all are intact.
+
+        Cost:
+            A look-up and an address for each tensor, in lists; nothing is looked at one by one before something is known
+            to be wrong, so that a sync of many small tensors is not slowed by it.
         """
         if self.shards:
             reshard(self._models)
         for name, parameter in self._frozen[row]:
             if parameter.requires_grad:
                 return f"{name} (frozen at construction, trainable now)"
-        for group in self.flat_groups:
-            broken = group.find_broken(row) or group.adopt_buffers(row)
-            if broken is not None:
-                return broken
-        return next((shard.name for shard in self.shards if not shard.is_intact()), None)
+        if not self._watches[row].is_intact():
+            for group in self.flat_groups:
+                broken = group.find_broken(row) or group.adopt_buffers(row)
+                if broken is not None:
+                    return broken
+        return next((shard.name for shard in self.shards if not shard.is_intact()), None) if self.shards else None
 
     def take_back(self) -> None:
         """Take back buffers that were bound anew, and drop parameters that fully_shard has gathered."""

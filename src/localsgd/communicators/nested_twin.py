@@ -25,23 +25,29 @@ class NestedTwin:
         world_size: Number of processes, the product over the levels.
     """
 
-    def __init__(self, levels: Sequence[Processes]) -> None:
+    def __init__(self, levels: Sequence[Processes], *, counts: bool = True) -> None:
         """Join groups of the same processes.
 
         Args:
             levels: This process's group at each level, innermost first, as for `Nested`.
+            counts: Whether what is sent here counts among the ``wire_bytes`` of ``levels``, too.
 
         Cost:
             One new group of torch.distributed a level. Every process must call this.
         """
-        self._levels = [level.twin() for level in levels]
+        self._levels = [level.twin(counts=counts) for level in levels]
         self._nested = Nested(self._levels)
         self.rank, self.world_size = self._nested.rank, self._nested.world_size
 
     @property
     def wire_bytes(self) -> int:
-        """Bytes sent at all levels in these groups; they count among those of the groups whose twins they are."""
+        """Bytes sent at all levels in these groups."""
         return self._nested.wire_bytes
+
+    @property
+    def nested(self) -> Nested:
+        """These groups as one: for sums that somebody else carries out while this process computes."""
+        return self._nested
 
     def all_reduce_(self, vector: Tensor) -> None:
         """Replace a vector by its sum over the processes.

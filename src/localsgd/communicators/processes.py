@@ -66,13 +66,16 @@ class Processes:
             "this process is not a member of the group; construct Processes on its members only.",
         )
         self.world_size = dist.get_world_size(group)
+        self._sum = dist.AllreduceOptions()  # a sum, unless told otherwise
+        self._sum.asyncOp = False
         self._wire_bytes = 0
         self._twins: list[Processes] = []
 
     @property
     def wire_bytes(self) -> int:
         """Bytes of vectors sent so far, by all-reduces as a ring sends them; headers, small objects and broadcasts not."""
-        return self._wire_bytes + sum(twin.wire_bytes for twin in self._twins)
+        own = self._wire_bytes
+        return own + sum(twin.wire_bytes for twin in self._twins) if self._twins else own
 
     def all_reduce_(self, vector: Tensor) -> None:
         """Replace a vector by its sum over the processes.
@@ -86,8 +89,17 @@ class Processes:
         Cost:
             One all-reduce; ``ring_bytes`` of the vector sent by each process. Every process must call this.
         """
-        with _translated(f"an all-reduce between {self.world_size} processes"):
-            dist.all_reduce(vector, op=dist.ReduceOp.SUM, group=self._group)
+        group = self._group or dist.group.WORLD
+        try:
+            if group is None:
+                dist.all_reduce(vector)  # torch says best that nothing is initialised any more
+            else:
+                # What dist.all_reduce itself calls; its wrappers take as long as to sum some hundred kilobytes.
+                work = group.allreduce([vector], self._sum)
+                if work is not None:
+                    work.wait()
+        except RuntimeError as error:
+            raise SyncError(_complaint(f"an all-reduce between {self.world_size} processes", error)) from error
         self._wire_bytes += ring_bytes(vector.numel() * vector.element_size(), self.world_size)
 
     def start_all_reduce_(self, vector: Tensor) -> Callable[[], None]:
@@ -240,11 +252,15 @@ class Processes:
         """
         return Processes(self._new_groups(blocks))
 
-    def twin(self) -> "Processes":
+    def twin(self, *, counts: bool = True) -> "Processes":
         """Form a second group of the same processes, whose exchanges keep an order of their own.
 
+        Args:
+            counts: Whether what it sends counts among the ``wire_bytes`` of this one. Where another thread sends it, it
+                would pass for what this group is sending meanwhile.
+
         Returns:
-            The group, with the timeout of this one. What it sends counts among the ``wire_bytes`` of this one.
+            The group, with the timeout of this one.
 
         Raises:
             SyncError: As for `split`.
@@ -253,7 +269,8 @@ class Processes:
             One new group of torch.distributed. Every process of this group must call this, and no other.
         """
         twin = Processes(self._new_groups([range(self.world_size)]))
-        self._twins.append(twin)
+        if counts:
+            self._twins.append(twin)
         return twin
 
     def _new_groups(self, blocks: Sequence[Sequence[int]]) -> Any:
@@ -292,7 +309,11 @@ def _translated(what: str) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise SyncError(
-            f"{what} failed ({error}). A process may have died or stopped taking part; look at the logs of all of them, and "
-            "start again from the last checkpoint."
-        ) from error
+        raise SyncError(_complaint(what, error)) from error
+
+
+def _complaint(what: str, error: RuntimeError) -> str:
+    return (
+        f"{what} failed ({error}). A process may have died or stopped taking part; look at the logs of all of them, and "
+        "start again from the last checkpoint."
+    )

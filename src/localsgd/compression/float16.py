@@ -20,7 +20,7 @@ class Float16:
     """Send float16 values and one power of two for all of them.
 
     Changes of parameters are often smaller than 6e-8, the smallest float16 above zero. So the vector is scaled by a power of
-    two that brings its largest value just below 2^15: values down to 2^-29 of the largest keep eleven bits.
+    two that brings its largest value just below 2^15: values down to 2^-28 of the largest keep eleven bits.
 
     Cost:
         2 bytes a value and 4 for the scale.
