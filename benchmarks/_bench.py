@@ -7,6 +7,7 @@ meanwhile.
 """
 
 import argparse
+import math
 import os
 import signal
 import subprocess
@@ -168,6 +169,8 @@ def main() -> None:
         entries = plan(options.folder, only=options.only, leave_out=options.leave_out)
     except ValueError as error:
         sys.exit(str(error))
+    if not entries:
+        sys.exit(f"nothing to run: there are no scripts in {options.folder}, or --leave-out names all that are chosen.")
     if options.list:
         for entry in entries:
             print(f"{entry.name:24} about {entry.minutes:.0f} min{f'; {entry.obstacle}' if entry.obstacle else ''}")
@@ -207,12 +210,21 @@ def _options() -> argparse.Namespace:
         metavar="FILE.md",
         help="go on with this report: what is done or skipped there stays, the rest runs",
     )
-    parser.add_argument("--limit", type=float, metavar="S", help="end each script after S seconds; default: by script")
+    parser.add_argument(
+        "--limit", type=_seconds, metavar="S", help="end each script after S seconds; default: by script"
+    )
     parser.add_argument("--folder", type=Path, default=Path(__file__).parent, metavar="DIR", help="other scripts")
     options = parser.parse_args()
     if options.resume and (options.out or options.smoke):
         parser.error("--resume goes on with a report as it is; leave out --out and --smoke.")
     return options
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} must be a number of seconds > 0.")
+    return value
 
 
 def _require_same_place(before: Mapping[str, str], now: Mapping[str, str]) -> None:

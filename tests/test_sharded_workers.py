@@ -10,7 +10,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.optim import SGD, AdamW
 
-import localsgd.averager
+import localsgd.averaging.averager
 from localsgd import Every, LocalSGD, Never, PostLocal
 from localsgd.outer import Nesterov
 from tests.allocations import peak_bytes
@@ -272,7 +272,7 @@ def measure_syncs(schedule):
     optimizer, spy = SGD(model.parameters(), lr=0.1), Spy(across(mesh))
     local = LocalSGD(model, optimizer, schedule, communicator=spy)
     held = sum(part.numel() * part.element_size() for part in parts(model).values())
-    original, localsgd.averager.HOST_BUCKET_BYTES = localsgd.averager.HOST_BUCKET_BYTES, 4096
+    original, localsgd.averaging.averager.HOST_BUCKET_BYTES = localsgd.averaging.averager.HOST_BUCKET_BYTES, 4096
     try:
         for _ in range(3):
             optimizer.zero_grad()
@@ -282,7 +282,7 @@ def measure_syncs(schedule):
         spy.sizes.clear()
         peak = peak_bytes(local.step)
     finally:
-        localsgd.averager.HOST_BUCKET_BYTES = original
+        localsgd.averaging.averager.HOST_BUCKET_BYTES = original
     return held, list(spy.sizes), peak, local.last_sync
 
 

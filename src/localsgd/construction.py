@@ -1,6 +1,7 @@
 """What happens once, when LocalSGD is constructed: checks, agreement between processes, a common start."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
@@ -29,7 +30,7 @@ __all__ = [
     "holds_ddp",
     "prepare",
     "prepare_everywhere",
-    "require_same_run",
+    "reading",
     "schedules_by_level",
     "start_alike",
 ]
@@ -301,8 +302,9 @@ def find_compressor(
     return last
 
 
-def require_same_run(state: Mapping[str, Any], *, version: int, num_workers: int) -> None:
-    """Check that a saved state is of this version and of as many workers.
+@contextmanager
+def reading(state: Mapping[str, Any], *, version: int, num_workers: int) -> Iterator[None]:
+    """Check that a saved state is of this version and of as many workers, and read it inside a ``with`` block.
 
     Args:
         state: What `LocalSGD.state_dict` returned.
@@ -310,7 +312,7 @@ def require_same_run(state: Mapping[str, Any], *, version: int, num_workers: int
         num_workers: Workers there are (K).
 
     Raises:
-        ArgumentError: If it is not.
+        ArgumentError: If it is not, or something in it is missing.
     """
     saved, workers = state.get("version"), state.get("num_workers")
     require(saved == version, f"state has version {saved}, this one reads version {version} only.")
@@ -318,6 +320,10 @@ def require_same_run(state: Mapping[str, Any], *, version: int, num_workers: int
         workers == num_workers,
         f"state was saved by {workers} workers, there are {num_workers} now; resume with as many.",
     )
+    try:
+        yield
+    except KeyError as error:
+        raise ArgumentError(f"state lacks {error}; load all that state_dict() returned.") from error
 
 
 def start_alike(models: Sequence[nn.Module], rows: FlatRows, communicator: Communicator) -> None:

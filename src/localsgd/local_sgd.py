@@ -12,19 +12,19 @@ from torch.optim import Optimizer
 from localsgd import construction
 from localsgd._checks import require
 from localsgd.attachment import Attachment, divert_scaler, hook_optimizer
-from localsgd.averager import BufferPolicy
+from localsgd.averaging.averager import BufferPolicy
+from localsgd.averaging.optimizer_state import OptimizerState, OptimizerStatePolicy
+from localsgd.buffers.fragments import cut_rows
 from localsgd.communicators import Communicator, communicators_by_level
 from localsgd.compression import Compressor
+from localsgd.conversation.inspector import NonFinitePolicy
 from localsgd.errors import StateError
-from localsgd.fragments import cut_rows
-from localsgd.inspector import NonFinitePolicy
-from localsgd.optimizer_state import OptimizerState, OptimizerStatePolicy
+from localsgd.late.overlap import find_overlap
 from localsgd.outer import Averaging, OuterOptimizer
-from localsgd.overlap import find_overlap
 from localsgd.reading import hold_consensus
 from localsgd.reports import SyncReport, Totals
 from localsgd.schedules import Schedule, WatchingSchedule
-from localsgd.stepper import OneStepRounds, Stepper
+from localsgd.stepping.stepper import OneStepRounds, Stepper
 from localsgd.synchronizer import Synchronizer
 from localsgd.topology import Topology
 
@@ -389,9 +389,9 @@ class LocalSGD:
             ArgumentError: If the state does not fit.
         """
         self.stepper.require_idle("load_state_dict()")
-        construction.require_same_run(state, version=_STATE_VERSION, num_workers=self.num_workers)
-        self._synchronizer.load(state)
-        self.stepper.load(state)
+        with construction.reading(state, version=_STATE_VERSION, num_workers=self.num_workers):
+            self._synchronizer.load(state)
+            self.stepper.load(state)
 
     def __reduce__(self) -> NoReturn:
         raise StateError(

@@ -6,8 +6,8 @@ from typing import Any
 from localsgd._checks import require, require_choice, require_positive
 from localsgd.communicators import Communicator
 from localsgd.compression import require_compressor
+from localsgd.late.overlap import require_overlap
 from localsgd.outer import OuterOptimizer
-from localsgd.overlap import require_overlap
 from localsgd.schedules import Schedule
 from localsgd.topology import Topology
 

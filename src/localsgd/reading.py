@@ -7,7 +7,7 @@ from torch import nn
 
 from localsgd.buffers.flat import FlatRows
 from localsgd.snapshot import Snapshot
-from localsgd.stepper import Stepper
+from localsgd.stepping.stepper import Stepper
 from localsgd.synchronizer import Synchronizer
 
 __all__ = ["hold_consensus"]

@@ -1,31 +1,31 @@
 """One sync from beginning to end: mean, facts, outer optimizer, anchors, report."""
 
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, final
 
 import torch
-from torch import Tensor
 
 from localsgd._checks import require
-from localsgd.averager import Averager, BufferPolicy, Offender
+from localsgd.averaging.averager import Averager, BufferPolicy, Offender
+from localsgd.averaging.consensus import Consensus, describe_drift
+from localsgd.averaging.facts import Facts
 from localsgd.buffers.flat import FlatRows
+from localsgd.buffers.fragments import cut_rows
 from localsgd.communicators.protocol import Communicator
-from localsgd.compressed_mean import CompressedMean
+from localsgd.compressed.mean import CompressedMean
+from localsgd.compressed.payload_sums import PayloadSums
 from localsgd.compression import Compressor
-from localsgd.consensus import Consensus, describe_drift
-from localsgd.conversation import Conversation, Translation, located
-from localsgd.errors import SyncError
-from localsgd.facts import Facts
-from localsgd.fragments import cut_rows
-from localsgd.gradient_rounds import GradientRounds
-from localsgd.inspector import Inspector, NonFinitePolicy
-from localsgd.late_syncs import LateSyncs
-from localsgd.ledger import Ledger
+from localsgd.conversation.conversation import Conversation, Translation, located
+from localsgd.conversation.inspector import Inspector, NonFinitePolicy
+from localsgd.conversation.ledger import Ledger
+from localsgd.errors import NonFiniteError, SyncError
+from localsgd.gradients.rounds import GradientRounds
+from localsgd.late.overlap import NOT_LATE, Overlap
+from localsgd.late.syncs import LateSyncs
 from localsgd.outer.averaging import Averaging
 from localsgd.outer.protocol import OuterOptimizer
-from localsgd.overlap import Overlap
-from localsgd.payload_sums import PayloadSums
 from localsgd.reports import SyncKind
 from localsgd.topology import Topology
 
@@ -106,6 +106,7 @@ class Synchronizer:
         self._moves_mean = keeps_anchor or not isinstance(outer, Averaging)
         self._consensus = Consensus(rows, outer, fragments, keeps_anchor=keeps_anchor)
         self._aligned_at: int | None = None
+        self._postponed: NonFiniteError | None = None
         self.late: LateSyncs | None = None
         if overlap.is_late:
             self.late = LateSyncs(
@@ -150,8 +151,7 @@ class Synchronizer:
         if self.late is None or level < self._topology.num_levels:
             return self._average_level(step=step, level=level, kind=kind, inner_lr=inner_lr, weights=weights)
         if kind == "parameters":
-            excluded = self._align_blocks(step=step, inner_lr=inner_lr)
-            return excluded + self.late.start_rest(step, inner_lr=inner_lr)
+            return self._start_late(functools.partial(self.late.start_rest, step), step=step, inner_lr=inner_lr)
         excluded = self.late.land(step, due_only=False)
         excluded += self._average_level(step=step, level=level, kind=kind, inner_lr=inner_lr)
         self.late.note_whole_sync(step)
@@ -175,9 +175,14 @@ class Synchronizer:
         """
         if self.late is None or not self.late.has_due_fragment(step, *around):
             return
-        if self.late.overlaps:
-            self._align_blocks(step=step, inner_lr=inner_lr)
-        self.late.start_fragments(step, begin=around[0], end=around[1], inner_lr=inner_lr)
+        start = functools.partial(self.late.start_fragments, step, begin=around[0], end=around[1])
+        self._start_late(start, step=step, inner_lr=inner_lr, aligns=self.late.overlaps)
+
+    def raise_postponed(self) -> None:
+        """Tell, after all that happens at a step, what went wrong inside this process's block alone."""
+        error, self._postponed = self._postponed, None
+        if error is not None:
+            raise error
 
     def blocks(self, level: int) -> Sequence[Averager]:
         """List this process's blocks at a level.
@@ -203,10 +208,9 @@ class Synchronizer:
             One pass over the rows and one all-reduce of a single number. Every process must call this.
         """
         drift = self._everyone.worker.sum(self._everyone.squared_drift(self._consensus.anchors))
-        total = torch.tensor([drift], dtype=torch.float64)
-        on_device = total.to(self._rows.groups[0].layout.device)
-        self._everyone.communicator.all_reduce_(on_device)
-        return math.sqrt(on_device.item() / self._everyone.num_workers)
+        total = torch.tensor([drift], dtype=torch.float64, device=self._rows.groups[0].layout.device)
+        self._everyone.communicator.all_reduce_(total)
+        return math.sqrt(total.item() / self._everyone.num_workers)
 
     def conclude_gradients(self, step: int, *, has_stepped: bool) -> None:
         """Let the outer optimizer act after a round whose gradients were averaged; nothing is exchanged.
@@ -242,12 +246,9 @@ class Synchronizer:
         level = self._topology.num_levels
         with Translation(step=step, level=level):
             vectors, offenders = self._reader.sum_rows_()
-            total = self._reader.exchange_(
-                vectors,
-                self.conversation.facts(
-                    self._reader, offenders, level=level, inner_lr=0.0, tag=self._inspector.tag("averaged()", step)
-                ),
-            )
+            tag = self._inspector.tag("averaged()", step)
+            facts = self.conversation.facts(self._reader, offenders, level=level, inner_lr=0.0, tag=tag)
+            total = self._reader.exchange_(vectors, facts)
             self._inspector.require_same_call(self._reader, total, kind="averaged()", step=step)
             self._inspector.judge(self._reader, total, offenders, step=step, level=level)
             self._reader.spread_(vectors)
@@ -268,33 +269,41 @@ class Synchronizer:
             ArgumentError: If the state holds more or fewer anchors than the options ask for, or does not have the residuals
                 or snapshots of this process's workers.
         """
-        own = None if self._compressed is None else self._compressed.sums.state()["compression"]
+        sums = None if self._compressed is None else self._compressed.sums
+        own = None if sums is None else sums.state()["compression"]
         require(
             state.get("compression") == own,
             f"state was saved with compression={state.get('compression')}, and now it is compression={own}; resume with the "
             "compression with which it was saved.",
         )
-        late = None if self.late is None else self.late.describe()
+        late = NOT_LATE if self.late is None else self.late.describe()
         require(
-            state.get("overlap") == late,
-            f"state was saved with overlap {state.get('overlap')}, and now it is {late}; resume with the overlap_steps, "
-            "overlap_mixing and fragments with which it was saved.",
+            state.get("overlap", NOT_LATE) == late,
+            f"state was saved with {state.get('overlap', NOT_LATE)}, and now it is {late}; resume with the same options.",
         )
         self._consensus.require_fit(state)
+        parts = [part for part in (self.late, sums) if part is not None]  # what is under way ends before all else
+        for part in parts:
+            part.require_fit(state)
+        for part in parts:
+            part.load(state)
         self._aligned_at = None
-        if self.late is not None:
-            self.late.load(state)  # what is under way ends before anything else is written
-        if self._compressed is not None:
-            self._compressed.sums.load(state)
         self._consensus.load(state)
         self.ledger.load(state)
 
-    def _align_blocks(self, *, step: int, inner_lr: float) -> list[int]:
-        """Average the blocks of the level below the last: workers of a block are to stay alike while a sync is under way."""
+    def _start_late(
+        self, start: Callable[..., list[int]], *, step: int, inner_lr: float, aligns: bool = True
+    ) -> list[int]:
+        """Start a sync after the average of the blocks below, whose workers are to stay alike while it is under way."""
         below = self._topology.num_levels - 1
-        if below == 0 or self._aligned_at == step:
-            return []
-        return self._average_level(step=step, level=below, kind="parameters", inner_lr=inner_lr, is_sync=False)
+        if not (aligns and below) or self._aligned_at == step:
+            return start(inner_lr=inner_lr)
+        excluded = []
+        try:
+            excluded = self._average_level(step=step, level=below, kind="parameters", inner_lr=inner_lr, is_sync=False)
+        except NonFiniteError as error:
+            self._postponed = error  # the other blocks have not heard of it, and start as well
+        return excluded + start(inner_lr=inner_lr)
 
     def _average_level(
         self,
@@ -335,7 +344,8 @@ class Synchronizer:
             about.update(describe_drift(total, block.squared_change(vectors, self._consensus.anchors)))
         if total.finite_workers:
             if is_everyone and self._moves_mean:
-                self._step_outer(vectors, about, inner_lr=total.learning_rate)
+                fresh = self._fresh_fragments(about)
+                self._consensus.step_(vectors, inner_lr=total.learning_rate, except_for=fresh)
             block.spread_(vectors)
         self._inspector.judge(block, total, offenders, step=about["step"], level=about["level"])
         return offenders
@@ -366,28 +376,9 @@ class Synchronizer:
         compressed.spread_buffers_(total)
         return offenders
 
-    def _facts(
-        self,
-        block: Averager,
-        offenders: Sequence[Offender],
-        about: dict[str, Any],
-        *,
-        inner_lr: float,
-        squared_drift: float,
-        weights: Sequence[float] | None,
-    ) -> Facts:
-        return self.conversation.facts(
-            block,
-            offenders,
-            level=about["level"],
-            inner_lr=inner_lr,
-            squared_drift=squared_drift,
-            weights=weights,
-            tag=self._inspector.tag(about["kind"], about["step"]),
-        )
-
-    def _step_outer(self, vectors: Sequence[Tensor], about: dict[str, Any], *, inner_lr: float) -> None:
-        self._consensus.step_(vectors, inner_lr=inner_lr, except_for=self._fresh_fragments(about))
+    def _facts(self, block: Averager, offenders: Sequence[Offender], about: dict[str, Any], **numbers: Any) -> Facts:
+        tag = self._inspector.tag(about["kind"], about["step"])
+        return self.conversation.facts(block, offenders, level=about["level"], tag=tag, **numbers)
 
     def _fresh_fragments(self, about: dict[str, Any]) -> list[int]:
         """List the fragments in which nobody has moved since their last sync, where they need not sync again."""

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from localsgd.buffers import arithmetic
 from localsgd.buffers.arithmetic import (
     CHUNK_ELEMENTS,
     Scan,
@@ -117,3 +118,13 @@ def test_a_scan_by_zero_is_none_the_worse_for_what_others_have_found():
     assert not scale_and_check_(torch.tensor([math.nan]), 1.0)
     assert scan.run_()
     assert not vector.any()
+
+
+def test_a_scan_that_began_while_evaluating_serves_training_as_well():
+    arithmetic._flag.cache_clear()
+    arithmetic._scalars.cache_clear()
+    with torch.inference_mode():
+        assert not arithmetic.scale_and_check_(torch.tensor([1.0, torch.nan]), 1)
+    vector = torch.tensor([1.0, 2.0])
+    assert arithmetic.scale_and_check_(vector, 0.5)
+    assert vector.tolist() == [0.5, 1.0]

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from localsgd import Processes
-from localsgd.compressed_sum import CompressedSum
+from localsgd.compressed.sum import CompressedSum
 from localsgd.compression import BFloat16, ErrorFeedback, Int4, Int8, Sign, TopK
 from tests.distributed.test_wire_bytes import socket_bytes
 

@@ -8,7 +8,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from localsgd import Every, LocalSGD, Schedule, gradients
+from localsgd import Every, LocalSGD, Schedule
+from localsgd.gradients import mean as gradients
 from tests.equivalence.plain import Batch, loss_of
 
 __all__ = ["num_ahead", "pipeline_of", "small_buckets", "train_ahead"]

@@ -13,7 +13,8 @@ import torch.multiprocessing as mp
 from torch import nn
 from torch.nn.utils import clip_grad_norm_
 
-from localsgd import ArgumentError, Every, LocalSGD, NonFiniteError, StateError, SyncError, gradient_pipeline
+from localsgd import ArgumentError, Every, LocalSGD, NonFiniteError, StateError, SyncError
+from localsgd.gradients import pipeline as gradient_pipeline
 from tests.equivalence.overlapping import num_ahead, pipeline_of, small_buckets, train_ahead
 from tests.equivalence.plain import OPTIMIZERS, batches, loss_of, perceptron
 

@@ -21,7 +21,7 @@ from localsgd import (
     replicate,
 )
 from localsgd.compression import Int8
-from localsgd.round_lengths import longest_round
+from localsgd.late.round_lengths import longest_round
 from tests.faults.test_compression_options import OnlySums
 
 

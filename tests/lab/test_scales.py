@@ -3,6 +3,7 @@ from dataclasses import replace
 import pytest
 
 from localsgd import ArgumentError
+from localsgd.lab.data import load
 from localsgd.lab.models import MODELS
 from localsgd.lab.plan import make_plan
 from localsgd.lab.recipes import RECIPES, recipe
@@ -48,3 +49,10 @@ def test_smoke_runs(tmp_path):
 def test_an_unknown_scale_is_refused():
     with pytest.raises(ArgumentError, match=r"scale='tiny' is not known"):
         scaled(recipe("digits-mlp"), "tiny")
+
+
+@pytest.mark.parametrize("name", ["digits-mlp", "digits-cnn"])
+def test_digits_are_small_as_they_are(name):
+    data = scaled(recipe(name), "small").data
+    loaded = load("digits", None, train_limit=data.train_limit, test_limit=data.test_limit)
+    assert len(loaded.train.labels) == 1437

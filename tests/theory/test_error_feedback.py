@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from localsgd import Processes
-from localsgd.compressed_sum import CompressedSum
+from localsgd.compressed.sum import CompressedSum
 from localsgd.compression import ErrorFeedback, Sign, TopK
 
 NUM_VALUES = 256

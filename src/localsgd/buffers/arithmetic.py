@@ -209,13 +209,15 @@ def squared_distance(first: Tensor, second: Tensor) -> float:
 @lru_cache(maxsize=64)
 def _scalars(value: float, device: torch.device) -> Tensor:
     """Keep the few scalars that every sync needs; to make one takes as long as to scale a small model."""
-    return torch.full((), value, dtype=torch.float32, device=device)
+    with torch.inference_mode(mode=False):  # whoever asks first may be evaluating
+        return torch.full((), value, dtype=torch.float32, device=device)
 
 
 @lru_cache(maxsize=64)
 def _flag(device: torch.device) -> Tensor:
     """Keep the flag that a scan raises; none of the scalars, which are read long after and must stay what they are."""
-    return torch.zeros((), dtype=torch.float32, device=device)
+    with torch.inference_mode(mode=False):
+        return torch.zeros((), dtype=torch.float32, device=device)
 
 
 def _is_fused(vector: Tensor) -> bool:

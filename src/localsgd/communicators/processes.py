@@ -36,6 +36,10 @@ _all_gather: Callable[..., Any] = getattr(dist, "all_gather_single", None) or di
 """Its name since torch 2.13, which warns of the one before."""
 
 
+_FAILURES = (RuntimeError, ValueError)
+"""What torch raises when an exchange fails, and when the group has been destroyed."""
+
+
 @final
 class Processes:
     """The processes of a torch.distributed group.
@@ -98,7 +102,7 @@ class Processes:
                 work = group.allreduce([vector], self._sum)
                 if work is not None:
                     work.wait()
-        except RuntimeError as error:
+        except _FAILURES as error:
             raise SyncError(_complaint(f"an all-reduce between {self.world_size} processes", error)) from error
         self._wire_bytes += ring_bytes(vector.numel() * vector.element_size(), self.world_size)
 
@@ -308,11 +312,11 @@ def _timeout(group: Any) -> timedelta | None:
 def _translated(what: str) -> Iterator[None]:
     try:
         yield
-    except RuntimeError as error:
+    except _FAILURES as error:
         raise SyncError(_complaint(what, error)) from error
 
 
-def _complaint(what: str, error: RuntimeError) -> str:
+def _complaint(what: str, error: Exception) -> str:
     return (
         f"{what} failed ({error}). A process may have died or stopped taking part; look at the logs of all of them, and "
         "start again from the last checkpoint."

@@ -13,7 +13,7 @@ class Communicator(Protocol):
     """Exchanges vectors between the processes of one group.
 
     Every process of the group must call the same methods in the same order. Rows inside a process are none of its
-    business: `localsgd.averager.Averager` sums them before anything crosses the wire.
+    business: `localsgd.averaging.averager.Averager` sums them before anything crosses the wire.
 
     Attributes:
         rank: Number of this process in the group, 0 <= rank < world_size.

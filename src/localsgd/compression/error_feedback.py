@@ -15,7 +15,7 @@ __all__ = ["ErrorFeedback"]
 @final
 @dataclass(frozen=True)  # positional: ErrorFeedback(Sign()) is how one says it
 class ErrorFeedback:
-    """Send what another compressor sends, and let `localsgd.compressed_sum.CompressedSum` remember what got lost.
+    """Send what another compressor sends, and let `localsgd.compressed.sum.CompressedSum` remember what got lost.
 
     Each process keeps, for what it sent, ``residual = meant - decoded``, where *decoded* is read from the very bytes that
     were sent, and adds it to its next change. The owner of a part of the mean does the same with that part when it is sent

@@ -10,8 +10,8 @@ from localsgd.lab.config import RunConfig
 from localsgd.lab.data import SampleStream
 from localsgd.lab.optimizers import make_compressor
 from localsgd.lab.sections import OptimizerConfig
+from localsgd.late.overlap import find_overlap, require_overlap
 from localsgd.optim import LargeBatchSchedule
-from localsgd.overlap import find_overlap, require_overlap
 from localsgd.schedules import BatchGrowth, Decreasing, Hierarchical, Schedule, WatchingSchedule, sync_steps
 from localsgd.topology import Topology
 

@@ -14,8 +14,9 @@ Scale = Literal["smoke", "small", "full"]
 SCALES: tuple[str, ...] = get_args(Scale)
 """Does it run at all; does it do something sensible on a CPU; the recipe as it is."""
 
-# Training and test samples of the small scale, tokens for text; a convex problem is small as it is.
+# Training and test samples of the small scale, tokens for text; a convex problem and the digits are small as they are.
 _SMALL = {"images": (5_000, 2_000), "text": (200_000, 50_000), "features": (None, None)}
+_SMALL_ALREADY = {"digits"}
 _SMALL_SHARE = 10
 _SMALL_BATCH_SHARE = 4
 _SMOKE_WORKERS, _SMOKE_BATCH, _SMOKE_STEPS, _SMOKE_CONTEXT = 2, 4, 3, 5
@@ -51,7 +52,8 @@ def scaled(config: RunConfig, scale: Scale) -> RunConfig:
 
 
 def _small(config: RunConfig) -> RunConfig:
-    train, test = _SMALL[MODELS[config.model.name].reads]
+    is_small = config.data.name in _SMALL_ALREADY
+    train, test = (None, None) if is_small else _SMALL[MODELS[config.model.name].reads]
     batch_size = max(1, config.batch_size // _SMALL_BATCH_SHARE)
     optimizer = _at_batch(config, batch_size, warmup_epochs=config.optimizer.warmup_epochs / _SMALL_SHARE)
     return replace(
