@@ -38,6 +38,7 @@ class Driver:
 
     def __init__(self, entries: Sequence[Entry], page: Path, options: argparse.Namespace) -> None:
         self._page, self._options = page, options
+        self._commit = describe_commit()  # before the report itself, where it is tracked, becomes a change
         self._folder = page.with_suffix("")
         self._facts = {**facts(), "Command": f"`{command_line()}`"}
         earlier: list[Outcome] = []
@@ -77,7 +78,7 @@ class Driver:
 
     def _run_one(self, entry: Entry, outcome: Outcome) -> None:
         outcome.started = datetime.now(UTC).strftime("%Y-%m-%d %H:%M")
-        outcome.commit, outcome.load = describe_commit(), describe_load()
+        outcome.commit, outcome.load = self._commit, describe_load()
         if entry.obstacle is not None:
             outcome.state, outcome.reason = "skipped", entry.obstacle
             return
